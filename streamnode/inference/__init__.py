@@ -1,0 +1,1 @@
+"""Running a model: device, precision, the one inference thread."""

@@ -1,0 +1,116 @@
+"""Every counter, gauge and histogram of a node, declared in one place.
+
+Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with its reason:
+
+    epochs   superseded   a newer epoch replaced one that had not been started
+             backlog      too many epochs waited
+             bad_channels the policy forbids to infer it, or a sample was not a number
+    outputs  sink_full    a sink could not keep up
+             sink_error   a sink was offline or refused
+    samples  reader_full  the node itself was too slow to take them from the reader thread
+             stale        they came twice, or after later ones: their time had already been accounted for
+
+Samples that never came are `lost` (reason `gap`). Every sample is in one account: `received + lost` is what the source
+took, plus what was `stale`; `received - dropped` is what passed on.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+)
+
+
+class Metrics:
+    """All instruments of one node, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.connected = Gauge("streamnode_source_connected", "1 while samples can arrive", ["stream"], registry=r)
+        self.stalls = Counter("streamnode_source_stalls_total", "Unusual silences of a source", ["stream"], registry=r)
+        self.reconnects = Counter(
+            "streamnode_source_reconnects_total", "Times a lost source came back", ["stream"], registry=r
+        )
+        self.runs = Gauge("streamnode_source_run", "Number of the current run of samples", ["stream"], registry=r)
+        self.clock_offset = Gauge(
+            "streamnode_source_clock_offset_seconds", "Clock offset added to LSL stamps", ["stream"], registry=r
+        )
+        self.synchronised = Gauge(
+            "streamnode_source_synchronised",
+            "1 while the source's clock answers and its stamps are on it; 0: times are by arrival or as sent",
+            ["stream"],
+            registry=r,
+        )
+        self.drift = Gauge(
+            "streamnode_source_drift_ppm", "How much slower than nominal the source samples", ["stream"], registry=r
+        )
+        self.jitter = Gauge(
+            "streamnode_source_jitter_seconds", "Standard deviation of stamps, by chunk", ["stream"], registry=r
+        )
+        self.samples = Counter("streamnode_samples_received_total", "Samples received", ["stream"], registry=r)
+        self.samples_dropped = Counter(
+            "streamnode_samples_dropped_total", "Samples lost inside the node", ["stream", "reason"], registry=r
+        )
+        self.samples_lost = Counter(
+            "streamnode_samples_lost_total", "Samples that never came, by the stamps", ["stream", "reason"], registry=r
+        )
+        self.epochs = Counter("streamnode_epochs_total", "Epochs cut", ["stream"], registry=r)
+        self.epochs_dropped = Counter(
+            "streamnode_epochs_dropped_total", "Epochs not inferred", ["stream", "reason"], registry=r
+        )
+        self.inferred = Counter(
+            "streamnode_epochs_inferred_total", "Epochs that passed the model", ["stream"], registry=r
+        )
+        self.inference = Histogram(
+            "streamnode_inference_seconds", "Forward pass of one batch", ["model"], buckets=_LATENCY_BUCKETS, registry=r
+        )
+        self.overhead = Histogram(
+            "streamnode_overhead_seconds",
+            "Last sample arrived to result taken by the sink, less the forward pass",
+            ["stream", "sink"],
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
+        )
+        self.latency = Histogram(
+            "streamnode_latency_seconds",
+            "Time of the last sample to result taken by the sink",
+            ["stream", "sink"],
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
+        )
+        self.published = Counter("streamnode_outputs_published_total", "Results a sink took", ["sink"], registry=r)
+        self.outputs_dropped = Counter(
+            "streamnode_outputs_dropped_total", "Results a sink did not take", ["sink", "reason"], registry=r
+        )
+        self.sink_connected = Gauge(
+            "streamnode_sink_connected", "1 while the sink can take results", ["sink"], registry=r
+        )
+
+    def account(self, stream: str) -> dict[str, int]:
+        """What became of the samples of a stream, by the names of the counters."""
+        counters = {"received": self.samples, "lost": self.samples_lost, "dropped": self.samples_dropped}
+        return {name: _total(counter, stream) for name, counter in counters.items()}
+
+
+def _total(counter: Counter, stream: str) -> int:
+    """Over all reasons."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return int(sum(s.value for s in samples if s.name.endswith("_total") and s.labels.get("stream") == stream))

@@ -1,0 +1,1 @@
+"""The foundation models, one file each, and their weights."""

@@ -1,0 +1,641 @@
+"""LUNA: any set of EEG channels in, a latent vector per 156 ms patch out (Döner et al., 2025, arXiv:2510.22257).
+
+    patches of 40 samples -> convolutions + spectrum -> + where the channel sits -> learned queries read all channels of
+    a patch (cross-attention) -> transformer over patches -> reconstruction of the window, or class logits
+
+Parameters are named as in the original code (github.com/pulp-bio/BioFoundation), so a published file loads as it is.
+Shapes: B epochs, C channels, T samples, S = T / 40 patches, D width of a token, Q queries, E = Q * D, H heads.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (its name everywhere)
+from torch import Tensor, nn
+
+from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.types import ModelSpec, Montage, OutputName
+
+log = logging.getLogger(__name__)
+
+SPEC = ModelSpec(
+    name="luna",
+    sfreq=256.0,
+    patch=40,
+    durations=(5.0,),
+    ch_names=None,
+    needs_positions=True,
+    l_freq=0.1,
+    h_freq=75.0,
+    notch=True,
+    reference="as_recorded",
+    scaling="each channel of each epoch: (x - mean) / (std + 1e-8), unbiased std",
+    outputs=("embedding", "tokens", "logits", "reconstruction", "attention"),
+    offline=("band", "notch", "resample"),
+)
+
+# ---- Channel names: known to the reconstruction head only ------------------------------------------------------------
+
+Vocabulary = Literal["strict", "alias", "none"]
+
+_TUEG22 = (
+    "FP1-F7 F7-T3 T3-T5 T5-O1 FP2-F8 F8-T4 T4-T6 T6-O2 T3-C3 C3-CZ CZ-C4 C4-T4 FP1-F3 F3-C3 C3-P3 P3-O1 FP2-F4 F4-C4 "
+    "C4-P4 P4-O2 A1-T3 T4-A2"
+)
+_SIENA29 = "FP1 FP2 F3 C3 P3 O1 F7 T3 T5 FC1 FC5 CP1 CP5 F9 FZ CZ PZ F4 C4 P4 O2 F8 T4 T6 FC2 FC6 CP2 CP6 F10"
+_SEED62 = (
+    "FP1 FPZ FP2 AF3 AF4 F7 F5 F3 F1 FZ F2 F4 F6 F8 FT7 FC5 FC3 FC1 FCZ FC2 FC4 FC6 FT8 T7 C5 C3 C1 CZ C2 C4 C6 T8 TP7 "
+    "CP5 CP3 CP1 CPZ CP2 CP4 CP6 TP8 P7 P5 P3 P1 PZ P2 P4 P6 P8 PO7 PO5 PO3 POZ PO4 PO6 PO8 CB1 O1 OZ O2 CB2"
+)
+TRAINED = frozenset(f"{_TUEG22} {_SIENA29}".split())
+VOCABULARY = tuple(sorted(TRAINED | set(_SEED62.split())))
+ALIASES = {"T7": "T3", "T8": "T4", "P7": "T5", "P8": "T6"}
+
+
+def vocabulary_rows(ch_names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """Row of each channel in the table of channel embeddings.
+
+    Args:
+        ch_names: as `streamnode.montage` spells them.
+        vocabulary: `strict`, or `alias` to read T7, T8, P7, P8 as the T3, T4, T5, T6 that training saw.
+
+    Raises:
+        ContractError: a name has no row.
+        ConfigError: `vocabulary` is something else.
+    """
+    if vocabulary not in get_args(Vocabulary):
+        raise ConfigError(f"vocabulary is {vocabulary!r}: use one of {', '.join(get_args(Vocabulary))}")
+    aliases = ALIASES if vocabulary == "alias" else {}
+    names = ["-".join(aliases.get(part, part) for part in name.upper().split("-")) for name in ch_names]
+    unknown = [ch_name for ch_name, name in zip(ch_names, names, strict=True) if name not in VOCABULARY]
+    if unknown:
+        raise ContractError(
+            f"LUNA's vocabulary lacks {', '.join(unknown)}: leave out the reconstruction, or set vocabulary to alias "
+            "(reads T7, T8, P7, P8 as T3, T4, T5, T6) or none (reconstructs by position alone, as training never did)"
+        )
+    untrained = [ch_name for ch_name, name in zip(ch_names, names, strict=True) if name not in TRAINED]
+    if untrained:
+        log.warning("LUNA never saw %s in training: their reconstruction means little", ", ".join(untrained))
+    return [VOCABULARY.index(name) for name in names]
+
+
+# ---- Sizes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LunaConfig:
+    """Sizes of a LUNA. The two norms are missing from files saved by braindecode, whose network lacks them."""
+
+    embed_dim: int
+    n_queries: int
+    depth: int
+    n_heads: int = 2
+    patch: int = 40
+    mlp_ratio: int = 4
+    n_classes: int = 0
+    has_decoder: bool = True
+    location_norm: bool = True
+    ffn_norm: bool = True
+
+    @property
+    def width(self) -> int:
+        """E, the width of the transformer over patches."""
+        return self.n_queries * self.embed_dim
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> LunaConfig:
+        """Read the sizes off the tensors of a checkpoint, as `rename_keys` leaves them.
+
+        The number of heads shows in the rotary frequencies alone: all other shapes are the same for any number.
+
+        Raises:
+            WeightsError: these are not the weights of a LUNA, or their shapes contradict each other.
+        """
+        try:
+            _, n_queries, embed_dim = state["cross_attn.query_embed"].shape
+            (half_head,) = state["blocks.0.attn.rotary_emb.freqs"].shape
+            _, n_features = state["freq_embed.frequency_to_embed.fc1.weight"].shape
+            hidden, width = state["blocks.0.mlp.fc1.weight"].shape
+        except (KeyError, ValueError) as error:
+            raise WeightsError(
+                f"these are not the weights of a LUNA, or not all of them ({error}): give one of its checkpoints"
+            ) from error
+        if embed_dim % 16 or not half_head or embed_dim % (2 * half_head):
+            raise WeightsError(
+                f"these are not the weights of a LUNA: heads {2 * half_head} wide do not divide tokens {embed_dim} "
+                "wide; give one of its checkpoints"
+            )
+        config = cls(
+            embed_dim=embed_dim,
+            n_queries=n_queries,
+            depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+            n_heads=embed_dim // (2 * half_head),
+            patch=n_features - 2,
+            mlp_ratio=hidden // width,
+            n_classes=len(state.get("classifier.decoder_ffn.fc2.weight", ())),
+            has_decoder="decoder_head.norm.weight" in state,
+            location_norm="channel_location_embedder.0.norm.weight" in state,
+            ffn_norm="cross_attn.ffn.norm.weight" in state,
+        )
+        _refuse_contradictions(state, config)
+        log.info("the weights are %s with %d heads", variant_name(config), config.n_heads)
+        return config
+
+
+VARIANTS = {
+    "base": LunaConfig(embed_dim=64, n_queries=4, depth=8),
+    "large": LunaConfig(embed_dim=96, n_queries=6, depth=10),
+    "huge": LunaConfig(embed_dim=128, n_queries=8, depth=24),
+}
+
+
+def variant_name(config: LunaConfig) -> str:
+    """`luna-base`, `luna-large` or `luna-huge` by the sizes of the encoder; `luna-custom` for any other."""
+    encoder = LunaConfig(
+        config.embed_dim, config.n_queries, config.depth, patch=config.patch, mlp_ratio=config.mlp_ratio
+    )
+    return next((f"luna-{name}" for name, variant in VARIANTS.items() if variant == encoder), "luna-custom")
+
+
+def manifest(config: LunaConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor in a checkpoint of these sizes."""
+    with torch.device("meta"):
+        return {key: tensor.shape for key, tensor in LUNA(config).state_dict().items()}
+
+
+def _refuse_contradictions(state: Mapping[str, Tensor], config: LunaConfig) -> None:
+    for key, shape in manifest(config).items():
+        if key in state and state[key].shape != shape:
+            raise WeightsError(
+                f"{key} has shape {tuple(state[key].shape)} where the rest of this LUNA needs {tuple(shape)}: "
+                "give an unmodified checkpoint"
+            )
+
+
+# ---- Layers, in the order a sample meets them ------------------------------------------------------------------------
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact GELU; LUNA's norm, where there is one, sits on the hidden layer."""
+
+    def __init__(self, width: int, hidden: int, out: int, *, norm: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., width)` to `(..., out)`."""
+        return cast("Tensor", self.fc2(self.norm(F.gelu(self.fc1(x)))))
+
+
+class PatchEmbed(nn.Module):
+    """What a patch looks like in time: three convolutions, normalised over all patches of all channels at once."""
+
+    def __init__(self, embed_dim: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        maps, step = embed_dim // 4, patch // 4
+        layers: list[nn.Module] = []
+        for convolution in (
+            nn.Conv2d(1, maps, (1, 2 * step - 1), stride=(1, step), padding=(0, step - 1)),
+            nn.Conv2d(maps, maps, (1, 3), padding=(0, 1)),
+            nn.Conv2d(maps, maps, (1, 3), padding=(0, 1)),
+        ):
+            layers += [convolution, nn.GroupNorm(4, maps), nn.GELU()]
+        self.proj_in = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`(B, C, T)` to `(B, C * S, D)`; features are ordered position by map, as the weights expect."""
+        rows = z.reshape(len(z), 1, -1, self.patch)
+        return cast("Tensor", self.proj_in(rows)).permute(0, 2, 3, 1).flatten(2)
+
+
+class FrequencyEmbed(nn.Module):
+    """What a patch looks like in frequency: magnitudes and phases of its Fourier transform through an MLP."""
+
+    def __init__(self, embed_dim: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.frequency_to_embed = Mlp(patch + 2, 4 * (patch + 2), embed_dim, norm=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`(B, C, T)` float32 or float64 to `(B, C * S, D)`."""
+        spectrum = torch.fft.rfft(z.reshape(len(z), -1, self.patch))
+        # Exact zeros at DC and Nyquist: rounding there, which differs between FFTs, would flip a phase of pi to -pi.
+        imag = F.pad(spectrum.imag[..., 1:-1], (1, 1))
+        features = torch.cat((spectrum.abs(), torch.atan2(imag, spectrum.real)), dim=-1)
+        return cast("Tensor", self.frequency_to_embed(features))
+
+
+def scale_locations(ch_pos: Tensor) -> Tensor:
+    """`(C, 3)` positions scaled to 0...1 along each axis, over the channels that are present."""
+    low, high = ch_pos.amin(0), ch_pos.amax(0)
+    return (ch_pos - low) / (high - low + 1e-8)
+
+
+def encode_locations(ch_pos: Tensor, embed_dim: int) -> Tensor:
+    """Sines and cosines of the scaled positions, octave by octave: `(C, 3)` to `(C, D)`, zeros at the end.
+
+    Give float32: the network was trained on its rounding, which the highest octave of luna-huge amplifies to 0.06 rad.
+    """
+    octaves = torch.tensor([2.0**m for m in range(embed_dim // 6)], dtype=ch_pos.dtype)
+    angles = scale_locations(ch_pos)[:, None, :] * octaves[:, None]
+    waves = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+    return F.pad(waves, (0, embed_dim - waves.shape[1]))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with packed projections; its steps are apart, so that constant ones can be precomputed."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.width, self.n_heads = width, n_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def project(self, x: Tensor, parts: Literal["qkv", "q", "k", "v", "kv"]) -> Tensor:
+        """The asked projections of `(..., n, width)`, as `(n_parts, ..., H, n, width / H)`."""
+        first = "qkv".index(parts) * self.width
+        rows = slice(first, first + len(parts) * self.width)
+        return split_heads(F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows]), len(parts), self.n_heads)
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """`(..., H, n, width / H)` to `(..., n, width)`."""
+        return cast("Tensor", self.out_proj(heads.transpose(-3, -2).flatten(-2)))
+
+    def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Let projected queries `(H, n, width / H)` read a memory `(N, m, width)`: `(N, n, width)`."""
+        keys, values = self.project(memory, "kv")
+        return self.merge(F.scaled_dot_product_attention(queries.expand(len(memory), -1, -1, -1), keys, values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Self-attention over `(..., n, width)`."""
+        return self.merge(F.scaled_dot_product_attention(*self.project(x, "qkv")))
+
+
+def split_heads(x: Tensor, n_parts: int, n_heads: int) -> Tensor:
+    """`(..., n, n_parts * width)` to `(n_parts, ..., n_heads, n, width / n_heads)`."""
+    return x.reshape(*x.shape[:-1], n_parts, n_heads, -1).movedim(-3, 0).transpose(-3, -2)
+
+
+class QueryLayer(nn.Module):
+    """A transformer layer over the queries of one patch."""
+
+    def __init__(self, embed_dim: int, n_heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(embed_dim, n_heads)
+        self.linear1 = nn.Linear(embed_dim, 4 * embed_dim)
+        self.linear2 = nn.Linear(4 * embed_dim, embed_dim)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, Q, D)` to the same."""
+        x = x + self.self_attn(self.norm1(x))
+        return x + cast("Tensor", self.linear2(F.gelu(self.linear1(self.norm2(x)))))
+
+
+class ChannelUnifier(nn.Module):
+    """Learned queries read the channels of a patch, however many: the step that makes LUNA indifferent to montages."""
+
+    def __init__(self, config: LunaConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.query_embed = nn.Parameter(torch.empty(1, config.n_queries, width))
+        self.temparature = nn.Parameter(torch.empty(()))  # in every checkpoint, thus spelled, and never used
+        self.cross_attention = Attention(width, config.n_heads)
+        self.ffn = Mlp(width, config.mlp_ratio * width, width, norm=config.ffn_norm)
+        self.keys_norm = nn.LayerNorm(width)
+        self.values_norm = nn.LayerNorm(width)
+        self.queries_norm = nn.LayerNorm(width)
+        layers = nn.Sequential(*(QueryLayer(width, config.n_heads) for _ in range(3)))
+        self.query_self_attn = nn.ModuleDict({"layers": layers})
+
+    def queries(self) -> Tensor:
+        """The queries as the attention wants them, `(H, Q, D / H)`: a constant of the weights."""
+        (queries,) = self.cross_attention.project(self.queries_norm(self.query_embed[0]), "q")
+        return cast("Tensor", queries / queries.shape[-1] ** 0.5)
+
+    def forward(self, tokens: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N, C, D)` to unified tokens `(N, Q, D)`, and how much each query took from each channel `(N, Q, C)`."""
+        (keys,) = self.cross_attention.project(self.keys_norm(tokens), "k")
+        (values,) = self.cross_attention.project(self.values_norm(tokens), "v")
+        scores = (queries @ keys.mT).softmax(-1)
+        x = self.cross_attention.merge(scores @ values)
+        return self.query_self_attn["layers"](self.ffn(x) + x), scores.mean(-3)
+
+
+class RotaryFrequencies(nn.Module):
+    """Rotary position embedding over interleaved pairs. The frequencies come with the weights but never train."""
+
+    freqs: Tensor
+
+    def __init__(self, head: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 1.0 / 10000.0 ** (torch.arange(0, head, 2).float() / head))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate `(..., n, head)` by the positions 0...n-1."""
+        angles = torch.arange(x.shape[-2], device=x.device)[:, None] * self.freqs
+        cos, sin = angles.cos(), angles.sin()
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+
+
+class RotaryAttention(nn.Module):
+    """Self-attention over the patches of an epoch."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.rotary_emb = RotaryFrequencies(width // n_heads)
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, S, E)` to the same."""
+        qkv = split_heads(self.qkv_proj(x), 3, self.n_heads)
+        queries, keys = self.rotary_emb(qkv[:2])
+        heads = F.scaled_dot_product_attention(queries, keys, qkv[2])
+        return cast("Tensor", self.proj(heads.transpose(1, 2).flatten(2)))
+
+
+class Block(nn.Module):
+    """A transformer layer over the patches of an epoch."""
+
+    def __init__(self, config: LunaConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = RotaryAttention(width, config.n_heads * config.n_queries)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, config.mlp_ratio * width, width, norm=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, S, E)` to the same."""
+        x = x + self.attn(self.norm1(x))
+        return x + cast("Tensor", self.mlp(self.norm2(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Lets every channel look at the others of its montage, then at the unified tokens of one patch."""
+
+    def __init__(self, embed_dim: int, n_heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(embed_dim, n_heads)
+        self.multihead_attn = Attention(embed_dim, n_heads)
+        self.linear1 = nn.Linear(embed_dim, 4 * embed_dim)
+        self.linear2 = nn.Linear(4 * embed_dim, embed_dim)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.norm3 = nn.LayerNorm(embed_dim)
+
+    def bind(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """All that precedes the first look at the signal: channels `(C, D)` and their queries `(H, C, D / H)`."""
+        channels = channels + self.self_attn(self.norm1(channels))
+        (queries,) = self.multihead_attn.project(self.norm2(channels), "q")
+        return channels, queries
+
+    def forward(self, channels: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
+        """Read the unified tokens `(N, Q, D)` into the channels: `(N, C, D)`."""
+        x = channels + self.multihead_attn.attend(queries, memory)
+        return x + cast("Tensor", self.linear2(F.gelu(self.linear1(self.norm3(x)))))
+
+
+class ReconstructionHead(nn.Module):
+    """Draws each channel's 40 samples of a patch."""
+
+    def __init__(self, config: LunaConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.decoder_pred = nn.ModuleDict({"layers": nn.ModuleList([DecoderLayer(width, config.n_heads)])})
+        self.norm = nn.LayerNorm(width)
+        self.decoder_linear = Mlp(width, 4 * width, config.patch, norm=False)
+
+    @property
+    def layer(self) -> DecoderLayer:
+        """The only layer."""
+        return cast("DecoderLayer", self.decoder_pred.get_submodule("layers.0"))
+
+    def forward(self, channels: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
+        """`(N, Q, D)` unified tokens to `(N, C, patch)` normalised samples."""
+        return cast("Tensor", self.decoder_linear(self.norm(self.layer(channels, queries, memory))))
+
+
+class ClassificationHead(nn.Module):
+    """One learned query reads all patches."""
+
+    def __init__(self, config: LunaConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.learned_agg = nn.Parameter(torch.empty(1, 1, width))
+        self.decoder_attn = Attention(width, config.n_heads)
+        self.decoder_ffn = Mlp(width, 4 * width, config.n_classes, norm=False)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """`(B, S, E)` to `(B, n_classes)`."""
+        (query,) = self.decoder_attn.project(self.learned_agg[0], "q")
+        return cast("Tensor", self.decoder_ffn(self.decoder_attn.attend(query, latent)[:, 0]))
+
+
+# ---- The network -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LunaBinding:
+    """All that depends on the montage and the weights but not on the signal.
+
+    Attributes:
+        location: `(C, D)` where each channel sits.
+        queries: `(H, Q, D / H)` what the unifier asks of the channels.
+        channels: `(C, D)` what the decoder starts from; None when no reconstruction is wanted.
+        channel_queries: `(H, C, D / H)` what the decoder asks of the unified tokens; likewise.
+    """
+
+    location: Tensor
+    queries: Tensor
+    channels: Tensor | None = None
+    channel_queries: Tensor | None = None
+
+
+class LUNA(nn.Module):
+    """The whole network. Its parameters are meaningless until a state is loaded."""
+
+    SPEC: ClassVar[ModelSpec] = SPEC
+
+    def __init__(self, config: LunaConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.config = config
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))  # stands in for masked patches, in training only
+        self.patch_embed = PatchEmbed(width, config.patch)
+        self.freq_embed = FrequencyEmbed(width, config.patch)
+        self.channel_location_embedder = nn.Sequential(Mlp(width, 2 * width, width, norm=config.location_norm))
+        self.cross_attn = ChannelUnifier(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        if config.has_decoder:
+            self.decoder_head = ReconstructionHead(config)
+            self.channel_emb = nn.ModuleDict({"embeddings": nn.Embedding(len(VOCABULARY), width)})
+        if config.n_classes:
+            self.classifier = ClassificationHead(config)
+
+    @property
+    def available_outputs(self) -> tuple[OutputName, ...]:
+        """What these weights can yield."""
+        absent = {"logits": not self.config.n_classes, "reconstruction": not self.config.has_decoder}
+        return tuple(name for name in SPEC.outputs if not absent.get(name))
+
+    @property
+    def n_params(self) -> int:
+        """Numbers in the state."""
+        return sum(tensor.numel() for tensor in self.state_dict().values())
+
+    @torch.no_grad()
+    def bind(
+        self,
+        montage: Montage,
+        outputs: Collection[OutputName] = ("embedding", "tokens", "attention"),
+        *,
+        vocabulary: Vocabulary = "strict",
+    ) -> LunaBinding:
+        """Compute all that depends on the montage alone; bind again when a channel comes or goes.
+
+        Args:
+            montage: channels of the epochs to come, in their order; all need a position.
+            outputs: what will be asked of `forward`.
+            vocabulary: how the reconstruction looks up channels: `strict`, `alias` (see `vocabulary_rows`), or `none`
+                to go by position alone, as training never did.
+
+        Raises:
+            ContractError: the weights lack a head, a channel has no position, or the vocabulary lacks a channel that is
+                to be reconstructed.
+            ConfigError: `vocabulary` is something else.
+        """
+        if headless := set(outputs).difference(self.available_outputs):
+            raise ContractError(f"these LUNA weights have no head for {', '.join(sorted(headless))}: do not ask for it")
+        ch_pos = torch.tensor(montage.ch_pos, dtype=torch.float32)
+        if lost := [name for name, xyz in zip(montage.ch_names, ch_pos, strict=True) if not xyz.isfinite().all()]:
+            raise ContractError(f"LUNA must know where {', '.join(lost)} sits: give positions, or drop the channels")
+        # The waves are made on the CPU, so that every device starts from the same bits.
+        location = self.channel_location_embedder(encode_locations(ch_pos, self.config.embed_dim).to(self.mask_token))
+        queries = self.cross_attn.queries()
+        if "reconstruction" not in outputs:
+            return LunaBinding(location, queries)
+        channels = location
+        if vocabulary != "none":
+            rows = torch.tensor(vocabulary_rows(montage.ch_names, vocabulary), device=location.device)
+            channels = location + self.channel_emb["embeddings"](rows)
+        return LunaBinding(location, queries, *self.decoder_head.layer.bind(channels))
+
+    def encode(self, x_uv: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> dict[OutputName, Tensor]:
+        """`forward` on `(B, C, T)` microvolts; the reconstruction comes back in microvolts."""
+        z, mean, std = self.prepare(x_uv)
+        results = self.forward(z, binding, outputs)
+        if "reconstruction" in results:
+            results["reconstruction"] = results["reconstruction"] * std + mean
+        return results
+
+    @staticmethod
+    def prepare(x_uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale each channel of each epoch: `(B, C, T)` microvolts to z-scores; also mean and std, `(B, C, 1)`."""
+        std, mean = torch.std_mean(x_uv, dim=-1, keepdim=True)
+        return (x_uv - mean) / (std + 1e-8), mean, std
+
+    def forward(self, z: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> dict[OutputName, Tensor]:
+        """Run the network as far as `outputs` need it.
+
+        Args:
+            z: `(B, C, T)` as `prepare` scales it; T is a whole number of patches.
+            binding: from `bind`, for the same channels.
+            outputs: what to compute.
+
+        Returns:
+            `embedding` `(B, E)`, the mean of the tokens; `tokens` `(B, S, E)`, the latent after its final norm;
+            `logits` `(B, n_classes)`; `reconstruction` `(B, C, T)` in the units of `z`; `attention` `(B, S, Q, C)`,
+            how much each query took from each channel, rows summing to 1.
+
+        Raises:
+            ContractError: the epochs do not fit the binding or the patches.
+        """
+        self._refuse_misfit(z, binding, outputs)
+        by_patch = (len(z), z.shape[-1] // self.config.patch)
+        unified, scores = self.cross_attn(self.tokenize(z, binding), binding.queries)
+        x = unified.unflatten(0, by_patch).flatten(2)
+        for block in self.blocks:
+            x = block(x)
+        tokens = self.norm(x)
+        results: dict[OutputName, Tensor] = {}
+        if "embedding" in outputs:
+            results["embedding"] = tokens.mean(1)
+        if "tokens" in outputs:
+            results["tokens"] = tokens
+        if "logits" in outputs:
+            results["logits"] = self.classifier(tokens)
+        if "reconstruction" in outputs:
+            memory = tokens.flatten(0, 1).unflatten(-1, (-1, self.config.embed_dim))
+            patches = self.decoder_head(binding.channels, binding.channel_queries, memory)
+            results["reconstruction"] = patches.unflatten(0, by_patch).transpose(1, 2).flatten(2)
+        if "attention" in outputs:
+            results["attention"] = scores.unflatten(0, by_patch)
+        return results
+
+    def tokenize(self, z: Tensor, binding: LunaBinding) -> Tensor:
+        """One token per channel and patch: `(B, C, T)` to `(B * S, C, D)`, epoch by epoch."""
+        tokens = self.patch_embed(z) + self.freq_embed(z)
+        return cast("Tensor", tokens.unflatten(1, (z.shape[1], -1)).transpose(1, 2).flatten(0, 1) + binding.location)
+
+    def _refuse_misfit(self, z: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> None:
+        n_chans, n_times, patch = len(binding.location), z.shape[-1], self.config.patch
+        if z.shape[1] != n_chans:
+            raise ContractError(f"LUNA is bound to {n_chans} channels, not {z.shape[1]}: bind it to this montage")
+        if not n_times or n_times % patch:
+            raise ContractError(
+                f"LUNA takes whole patches of {patch} samples, which {n_times} samples are not: choose a multiple of "
+                f"{patch / SPEC.sfreq} s as the duration, such as {SPEC.durations[0]} s"
+            )
+        if "reconstruction" in outputs and binding.channels is None:
+            raise ContractError("LUNA is bound without the reconstruction: ask for it when binding")
+
+
+# ---- Weights ---------------------------------------------------------------------------------------------------------
+
+
+def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a state the names of the published files: drops the prefixes of trainers, translates braindecode's names.
+
+    Where a trainer's prefix is found, keys without it (of losses and metrics) are none of the network's and go.
+    """
+    renamed = dict(state)
+    while wrapped := [key for key in renamed if key.startswith(("model.", "module.", "_orig_mod."))]:
+        renamed = {key.split(".", 1)[1]: renamed[key] for key in wrapped}
+    for pattern, ours in (
+        (r"^channel_location_embedder\.(?=[a-z])", "channel_location_embedder.0."),
+        (r"^cross_attn\.temperature$", "cross_attn.temparature"),
+        (r"^final_layer\.", "classifier."),
+    ):
+        renamed = {re.sub(pattern, ours, key): tensor for key, tensor in renamed.items()}
+    return renamed
+
+
+def random_state(config: LunaConfig, seed: int) -> dict[str, Tensor]:
+    """An untrained state, the same bits on every machine: weights of variance 1 / fan-in, norms that do nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, shape in manifest(config).items():
+        if key.endswith("rotary_emb.freqs"):
+            state[key] = RotaryFrequencies(2 * shape[0]).freqs
+        elif len(shape) > 1:
+            uniform = torch.rand(shape, generator=generator) * 2 - 1
+            state[key] = uniform * (3 * shape[0] / shape.numel()) ** 0.5
+        else:
+            state[key] = torch.zeros(shape) if key.endswith("bias") else torch.ones(shape)
+    return state

@@ -1,0 +1,301 @@
+"""Weights: found on the hub, on disk or in a seed; checked; and put into a network that they must fit exactly.
+
+"hub" | path | "random:<seed>"  -> resolve -> Resolved  -> read_safetensors -> state  -> load_strict -> network
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import (
+    HfFileMetadata,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from streamnode.errors import ConfigError, WeightsError
+from streamnode.types import WeightsInfo
+
+log = logging.getLogger(__name__)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PICKLE_OR_ZIP = (b"\x80", b"PK\x03\x04")
+_SHOWN = 4  # keys named in an error, of each kind, where naming all helps nobody
+
+# ---- Where weights are -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file in a model repository of the Hugging Face Hub."""
+
+    repo: str
+    filename: str
+
+    def __str__(self) -> str:
+        """As `WeightsInfo.source` has it."""
+        return f"hub:{self.repo}/{self.filename}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Weights that can be had now: a file whose digest is known, or a seed."""
+
+    path: Path | None
+    info: WeightsInfo
+    seed: int = 0
+
+
+def resolve(weights: str, hub: HubFile, *, revision: str = "main", sha256: str | None = None) -> Resolved:
+    """Find the weights that a configuration asks for.
+
+    Args:
+        weights: `hub`, the path of a safetensors file, or `random:<seed>` for untrained ones.
+        hub: what `hub` stands for.
+        revision: branch, tag or commit on the hub.
+        sha256: digest the file must have.
+
+    Raises:
+        WeightsError: the file cannot be had or has another digest, or the seed is not a whole number.
+        ConfigError: a digest is given for random weights, which have none.
+    """
+    kind, _, seed = weights.partition(":")
+    if weights == "hub":
+        return fetch(hub, revision=revision, sha256=sha256)
+    if kind == "random":
+        if sha256 is not None:
+            raise ConfigError(f"{weights} weights have no digest: leave out model.sha256, or give a file")
+        return Resolved(None, WeightsInfo(source=weights, untrained=True), _seed(weights, seed))
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"there is no weights file {path}: set model.weights to hub, the path of a safetensors file, or random:0"
+        )
+    return Resolved(path, WeightsInfo(source=str(path), sha256=_checked_digest(path, sha256)))
+
+
+def _seed(weights: str, seed: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", seed):
+        raise WeightsError(f"{weights!r} names no random weights: give a seed that is a whole number, such as random:0")
+    return int(seed)
+
+
+def fetch(file: HubFile, *, revision: str = "main", sha256: str | None = None) -> Resolved:
+    """Download a file, or find it in the cache of earlier downloads.
+
+    Follows `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_TOKEN`. A broken connection is taken up where it
+    broke; a progress bar shows on a terminal. When the hub does not answer, the cached file serves, with a warning.
+
+    Args:
+        file: what to download.
+        revision: branch, tag or commit; a cached commit needs no network at all.
+        sha256: digest the file must have; without one, the digest that the hub published for it counts.
+
+    Raises:
+        WeightsError: the file cannot be had, or has another digest.
+    """
+    path = _located(file, revision)
+    blob = path.resolve()  # the cache names large files after the digest that the hub published
+    published = blob.name if _SHA256.fullmatch(blob.name) else None
+    commit = path.parents[file.filename.count("/")].name
+    info = WeightsInfo(
+        source=str(file),
+        revision=commit if _COMMIT.fullmatch(commit) else "",
+        sha256=_checked_digest(blob, sha256 or published),
+    )
+    return Resolved(path, info)
+
+
+def cached_path(file: HubFile, revision: str = "main") -> Path | None:
+    """Where a file of the hub lies on this machine, if it does; never asks the network."""
+    path = try_to_load_from_cache(file.repo, file.filename, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _checked_digest(path: Path, expected: str | None) -> str:
+    try:
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    if expected is not None and digest != expected.lower():
+        raise WeightsError(
+            f"{path} is not used, since its sha256 is {digest} where {expected.lower()} was expected: "
+            "delete it and get it again, or correct model.sha256"
+        )
+    return digest
+
+
+# ---- The hub ---------------------------------------------------------------------------------------------------------
+
+
+def _located(file: HubFile, revision: str) -> Path:
+    cached = cached_path(file, revision)
+    if cached is not None and _COMMIT.fullmatch(revision):
+        return cached
+    try:
+        return _download(file, revision)
+    except (RevisionNotFoundError, RemoteEntryNotFoundError) as error:
+        raise WeightsError(_remedy(error, file, revision)) from error
+    # The Xet downloader, by which the hub serves large files, raises a bare RuntimeError when it fails.
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:
+        if cached is None:
+            raise WeightsError(_remedy(error, file, revision)) from error
+        log.warning("cannot ask %s about revision %s (%s): using %s", _endpoint(), revision, _reason(error), cached)
+        return cached
+
+
+def _download(file: HubFile, revision: str) -> Path:
+    # The metadata first: hf_hub_download would go on for half a minute about a hub that does not answer.
+    url = hf_hub_url(file.repo, file.filename, revision=revision, endpoint=_endpoint())
+    _check_room(file, get_hf_file_metadata(url))
+    return Path(hf_hub_download(file.repo, file.filename, revision=revision, endpoint=_endpoint()))
+
+
+def _check_room(file: HubFile, metadata: HfFileMetadata) -> None:
+    if metadata.size is None or (_cache_folder(file) / "blobs" / str(metadata.etag)).exists():
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
+    if free < metadata.size:
+        raise WeightsError(
+            f"{file.filename} needs {metadata.size / 1e6:.0f} MB where {cache} has {free / 1e6:.0f} MB free: "
+            "make room, or set HF_HUB_CACHE to a folder on another disk"
+        )
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def _cache_folder(file: HubFile) -> Path:
+    return Path(constants.HF_HUB_CACHE, f"models--{file.repo.replace('/', '--')}")
+
+
+def _remedy(error: Exception, file: HubFile, revision: str) -> str:
+    page, cache = f"{_endpoint()}/{file.repo}", constants.HF_HUB_CACHE
+    match error:
+        case RevisionNotFoundError():
+            remedy = f"{page} has no revision {revision!r}: set model.revision to one of its branches, tags or commits"
+        case RemoteEntryNotFoundError():
+            remedy = f"{page} has no {file.filename} at revision {revision!r}: set model.revision to one that has it"
+        case GatedRepoError():
+            remedy = f"{page} is gated: accept its terms there, then set HF_TOKEN to a token of your account"
+        case RepositoryNotFoundError():
+            remedy = (
+                f"{page} does not exist or is private: correct HF_ENDPOINT, or set HF_TOKEN to a token that opens it"
+            )
+        case HfHubHTTPError(response=response) if response.status_code in {401, 403}:
+            remedy = f"{page} refuses your token (HTTP {response.status_code}): renew HF_TOKEN, or unset it"
+        case OSError(errno=int(), strerror=str(why)):
+            remedy = f"{file.filename} cannot be saved in {cache} ({why}): set HF_HUB_CACHE to a folder that has room"
+        case RuntimeError():
+            remedy = f"{page} cannot be downloaded by Xet ({_reason(error)}): set HF_HUB_DISABLE_XET=1 to do without"
+        case _:
+            place = _cache_folder(file) / "snapshots" / revision / file.filename
+            remedy = (
+                f"{_endpoint()} cannot be reached ({_reason(error)}) and {file.filename} is not on this machine: "
+                f"copy it to {place}, or set model.weights to its path"
+            )
+    return remedy
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE is set"
+        case HfHubHTTPError(response=response):
+            return f"HTTP {response.status_code}"
+        case _:
+            return str(error).partition("\n")[0] or type(error).__name__
+
+
+# ---- From a file into a network --------------------------------------------------------------------------------------
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Map the tensors of a file into memory; half and double precision become float32.
+
+    Raises:
+        WeightsError: the file is not safetensors, is incomplete or empty, or holds NaN or infinite weights.
+    """
+    try:
+        with path.open("rb") as opened:
+            magic = opened.read(4)
+        if magic.startswith(_PICKLE_OR_ZIP):
+            raise WeightsError(
+                f"{path} is a pickle, which may run any program when opened: where you trust it, convert it with "
+                "safetensors.torch.save_file, and give the converted file"
+            )
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a complete safetensors file ({error}): get it again") from error
+    if not state:
+        raise WeightsError(f"{path} holds no tensors: give a checkpoint")
+    state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    if broken := [key for key, tensor in state.items() if not _is_finite(tensor)]:
+        raise WeightsError(f"{path} holds NaN or infinite weights in {_listed(broken)}: give a sound checkpoint")
+    return state
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The sum alone settles nearly every tensor, several times faster; only an infinite sum needs the second look.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, path: Path | str) -> None:
+    """Make the tensors of a state the parameters of a module, without copying them.
+
+    Args:
+        module: may have been built on the `meta` device.
+        state: must have exactly the module's keys and shapes.
+        path: what the error calls the state.
+
+    Raises:
+        WeightsError: a tensor is missing, unexpected or of another shape.
+    """
+    wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    given = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    missing = [key for key in wanted if key not in given]
+    unexpected = [key for key in given if key not in wanted]
+    misshaped = [
+        f"{key} {given[key]} instead of {shape}" for key, shape in wanted.items() if given.get(key, shape) != shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    foreign = len(missing) + len(misshaped) > len(wanted) / 2
+    shown = _SHOWN if foreign else len(wanted) + len(given)  # of another model, some of hundreds of keys will do
+    if differences := [f"{len(keys)} {kind}: {_listed(keys, shown)}" for kind, keys in kinds.items() if keys]:
+        guess = ", and looks like another model" if foreign else ""
+        raise WeightsError(
+            f"{path} does not fit {type(module).__name__}{guess}: give an unmodified checkpoint "
+            f"(tensors that differ: {'; '.join(differences)})"
+        )
+    module.load_state_dict(state, assign=True)
+
+
+def _listed(keys: list[str], shown: int = _SHOWN) -> str:
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(keys[:shown]) + more

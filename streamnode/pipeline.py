@@ -1,0 +1,249 @@
+"""The life of a sample between source and sinks: acquire -> infer -> publish, each a task, joined by bounded channels.
+
+Acquisition never waits for inference and inference never waits for a sink; what cannot be kept up with is dropped
+oldest first, and every drop is counted with its reason. A lost source is opened again for as long as it takes; its
+samples start a new run, so that no epoch crosses the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from streamnode.channel import Channel
+from streamnode.errors import ContractError, SinkError, StreamLost
+from streamnode.inference.worker import Worker
+from streamnode.metrics import Metrics
+from streamnode.signal.guard import Guard, Verdict
+from streamnode.signal.path import EpochStream
+from streamnode.types import Clock, Epoch, ModelOutput, OutputMeta, Sink, Source, StreamInfo
+
+if TYPE_CHECKING:  # a node looks for its stream while torch is still being imported
+    from streamnode.inference.engine import BoundModel
+
+log = logging.getLogger(__name__)
+
+_SINK_BACKLOG = 64
+_RETRY_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+_RECENT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """All that is built from one `StreamInfo`: the same stream coming back finds its session again."""
+
+    info: StreamInfo
+    path: EpochStream
+    guard: Guard
+    model: BoundModel
+    meta: OutputMeta
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long the latest results took to one sink, seconds: all told, and without the forward pass and the window."""
+
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    overheads_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+
+@dataclass(slots=True)
+class Status:
+    """What a node is doing right now, for the status page and the readiness check."""
+
+    source: str = "starting"
+    model: str | None = None
+    session: Session | None = None
+    last: ModelOutput | None = None
+    epochs: int = 0
+    dropped: int = 0
+    timings: dict[str, Timings] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        """True while samples flow through a bound model."""
+        return self.source == "running"
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    verdict: Verdict
+    session: Session
+    t_enqueued: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """An output and the description it belongs to; without an output it only announces the description."""
+
+    meta: OutputMeta
+    output: ModelOutput | None
+
+
+class Pipeline:
+    """Runs one stream through one model to all sinks.
+
+    Args:
+        open_source: makes a new source whose first run has the given number; called again after each loss.
+        open_session: builds signal path, guard and bound model for a stream, given the number of its first epoch;
+            called when the stream is new or has changed.
+        worker: the inference thread.
+        sinks: open sinks.
+        backlog: how many epochs may wait for inference: 1 is latest-wins.
+        rebuild: whether a stream that comes back changed is taken as it is, or ends the pipeline.
+        clock: LSL clock.
+        metrics: where everything is counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_source: Callable[[int], Source],
+        open_session: Callable[[StreamInfo, int], Awaitable[Session]],
+        worker: Worker,
+        sinks: Sequence[Sink],
+        backlog: int,
+        rebuild: bool = True,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self.status = Status()
+        self._open_source = open_source
+        self._open_session = open_session
+        self._worker = worker
+        self._rebuild = rebuild
+        self._clock = clock
+        self._metrics = metrics
+        self._drop_reason = "superseded" if backlog == 1 else "backlog"
+        self._slot: Channel[_Waiting] = Channel(
+            backlog, lambda waiting: self._drop(waiting.verdict.epoch, self._drop_reason)
+        )
+        self._sinks = [(sink, self._channel_to(sink)) for sink in sinks]
+
+    async def run(self) -> None:
+        """Run until a finite source ends. Raises the first error that retrying cannot mend."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._acquire(), name="acquire")
+            tasks.create_task(self._infer(), name="infer")
+            for sink, channel in self._sinks:
+                tasks.create_task(self._publish(sink, channel), name=f"publish {sink.name}")
+
+    async def _acquire(self) -> None:
+        """Open the source, and again after every loss; end the slot when it ends for good."""
+        run, losses = -1, 0
+        while True:
+            self.status.source = "waiting" if losses == 0 else "lost"
+            try:
+                async with self._open_source(run + 1) as source:
+                    session = await self._session_for(source.info)
+                    if losses:
+                        log.warning("stream %s is back", source.info.name)
+                        self._metrics.reconnects.labels(source.info.name).inc()
+                    self.status.source = "running"
+                    async for chunk in source:
+                        run, losses = chunk.run, 0
+                        session.guard.watch(chunk)
+                        for epoch in session.path(chunk):
+                            self._enqueue(epoch, session)
+            except StreamLost as lost:
+                if self.status.session is None:
+                    raise  # it was never there: the source has waited as long as it was told to
+                log.warning("%s; trying to get it back", lost)
+                self._metrics.connected.labels(self.status.session.info.name).set(0)
+                await asyncio.sleep(_RETRY_S[min(losses, len(_RETRY_S) - 1)])
+                losses += 1
+            else:
+                self.status.source = "ended"
+                self._slot.close()
+                return
+
+    async def _session_for(self, info: StreamInfo) -> Session:
+        """The present session if the stream has not changed, else a new one, announced to all sinks."""
+        session = self.status.session
+        if session is None or (session.info.sfreq, session.info.montage) != (info.sfreq, info.montage):
+            if session is not None and not self._rebuild:
+                raise ContractError(
+                    f"stream {info.name} came back with another rate or other channels, which source.on_change "
+                    "rejects: restore the device, or set it to rebuild"
+                )
+            if session is not None:
+                log.warning("stream %s came back with another rate or other channels: rebuilding", info.name)
+            session = self.status.session = await self._open_session(info, self.status.epochs)
+            log.info("stream %s (%d channels, %g Hz): %s", info.name, info.n_chans, info.sfreq, _words(session.meta))
+            for _, channel in self._sinks:
+                channel.put(_Result(session.meta, None))
+        return session
+
+    def _enqueue(self, epoch: Epoch, session: Session) -> None:
+        self.status.epochs += 1
+        self._metrics.epochs.labels(epoch.info.name).inc()
+        verdict = session.guard.judge(epoch)
+        if verdict is None:
+            self._drop(epoch, "bad_channels")
+        else:
+            self._slot.put(_Waiting(verdict, session, self._clock()))
+
+    async def _infer(self) -> None:
+        async for waiting in self._slot:
+            verdict, model = waiting.verdict, waiting.session.model
+            output = await self._worker.infer(verdict.epoch, model, t_enqueued=waiting.t_enqueued, rows=verdict.rows)
+            self._metrics.inferred.labels(output.stream).inc()
+            if output.trace is not None:
+                self._metrics.inference.labels(output.model).observe(output.trace.t_infer1 - output.trace.t_infer0)
+            self.status.last = output
+            for _, channel in self._sinks:
+                channel.put(_Result(waiting.session.meta, output))
+        for _, channel in self._sinks:
+            channel.close()
+
+    async def _publish(self, sink: Sink, channel: Channel[_Result]) -> None:
+        announced: OutputMeta | None = None
+        failing = False
+        async for result in channel:
+            try:
+                if result.meta is not announced:
+                    await sink.announce(result.meta)
+                    announced = result.meta
+                if result.output is not None:
+                    await sink.publish(result.output)
+                    self._observe(result.output, sink)
+                failing = False
+            except SinkError as error:
+                log.log(logging.DEBUG if failing else logging.WARNING, "%s", error)  # one outage, one warning
+                failing = True
+                if result.output is not None:
+                    self._metrics.outputs_dropped.labels(sink.name, "sink_error").inc()
+
+    def _observe(self, output: ModelOutput, sink: Sink) -> None:
+        """Account for the time this result took, now that the sink has it."""
+        if output.trace is None:
+            return
+        trace = replace(output.trace, t_published=self._clock())
+        latency_s = trace.t_published - trace.t_last
+        overhead_s = (trace.t_published - trace.t_arrived) - (trace.t_infer1 - trace.t_infer0)
+        self._metrics.latency.labels(output.stream, sink.name).observe(latency_s)
+        self._metrics.overhead.labels(output.stream, sink.name).observe(overhead_s)
+        timings = self.status.timings.setdefault(sink.name, Timings())
+        timings.latencies_s.append(latency_s)
+        timings.overheads_s.append(overhead_s)
+
+    def _channel_to(self, sink: Sink) -> Channel[_Result]:
+        def count(result: _Result) -> None:
+            if result.output is not None:
+                self._metrics.outputs_dropped.labels(sink.name, "sink_full").inc()
+
+        return Channel(_SINK_BACKLOG, count)
+
+    def _drop(self, epoch: Epoch, reason: str) -> None:
+        self.status.dropped += 1
+        self._metrics.epochs_dropped.labels(epoch.info.name, reason).inc()
+
+
+def _words(meta: OutputMeta) -> str:
+    """What happens to a stream, for the log."""
+    window = f"the last {meta.duration_s:g} s of {len(meta.ch_names)} channels every {meta.hop_s:g} s"
+    return f"{'; '.join(meta.signal)}; {meta.model} on {window}"

@@ -1,0 +1,208 @@
+"""Causal filters that keep their state: IIR in second-order sections, and a short linear-phase low-pass.
+
+State starts as if the first sample had been there for ever, so that the millivolts of offset every EEG amplifier has
+do not ring. A sample that is not finite comes out as NaN but is bridged inside the filter, which would otherwise
+never recover: only the epochs that hold it are lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import scipy  # its signal module takes a second to import, which a node spends better on finding its stream
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from streamnode.errors import ContractError
+from streamnode.types import Chunk, Float64Array, StreamInfo
+
+BoolArray = NDArray[np.bool_]
+State = dict[str, NDArray[Any]]
+"""What a transform remembers of the past, under names of its own; empty when that is nothing."""
+
+_SETTLED = 0.05  # of a transient: what is left of the slowest mode when a filter counts as settled
+
+
+class SosFilter:
+    """An IIR filter, as second-order sections.
+
+    Args:
+        info: the incoming stream.
+        sos: `(n_sections, 6)` coefficients as `scipy.signal` has them.
+        label: the filter in words.
+    """
+
+    delay_s = 0.0
+
+    def __init__(self, info: StreamInfo, sos: Float64Array, label: str) -> None:
+        self.info = info
+        self.label = label
+        self.settling_s = _settling_samples(sos) / info.sfreq
+        self._sos = sos
+        self._unit_state = scipy.signal.sosfilt_zi(sos)[:, :, np.newaxis]
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again from the next sample."""
+        self._state: Float64Array | None = None
+        self._held: Float64Array | None = None
+
+    def __call__(self, chunk: Chunk) -> Chunk:
+        """Filter the next samples, in float64."""
+        data = chunk.data.astype(np.float64)
+        finite = np.isfinite(data)
+        begin = 0 if self._state is not None else _first_whole(finite)
+        if begin < len(data):
+            bridged = data[begin:] if finite.all() else self._bridge(data[begin:], finite[begin:])
+            if self._state is None:
+                self._state = self._unit_state * bridged[0]
+            self._held = bridged[-1].copy()  # before the output takes its place
+            data[begin:], self._state = scipy.signal.sosfilt(self._sos, bridged, axis=0, zi=self._state)
+            data[~finite] = np.nan
+        else:
+            data[:] = np.nan
+        return replace(chunk, info=self.info, data=data)
+
+    def state(self) -> State:
+        """All that is remembered, as arrays."""
+        if self._state is None or self._held is None:
+            return {}
+        return {"sections": self._state.copy(), "held": self._held.copy()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where `state` was taken."""
+        self.reset()
+        if state:
+            self._state, self._held = state["sections"].copy(), state["held"].copy()
+
+    def _bridge(self, data: Float64Array, finite: BoolArray) -> Float64Array:
+        """Hold each channel's last finite sample where there is none."""
+        held = data[:1] if self._held is None else self._held[np.newaxis]
+        source = np.where(finite, np.arange(1, len(data) + 1)[:, np.newaxis], 0)
+        return np.take_along_axis(np.concatenate([held, data]), np.maximum.accumulate(source, axis=0), axis=0)
+
+
+def highpass(info: StreamInfo, l_freq: float, order: int) -> SosFilter:
+    """Butterworth high-pass, -3 dB at `l_freq` Hz. Raises `ContractError` if that does not fit the stream."""
+    return _butterworth(info, "highpass", [l_freq], order)
+
+
+def lowpass(info: StreamInfo, h_freq: float, order: int) -> SosFilter:
+    """Butterworth low-pass, -3 dB at `h_freq` Hz. Raises `ContractError` if that does not fit the stream."""
+    return _butterworth(info, "lowpass", [h_freq], order)
+
+
+def bandpass(info: StreamInfo, l_freq: float, h_freq: float, order: int) -> SosFilter:
+    """Butterworth band-pass, -3 dB at both edges. Raises `ContractError` if they do not fit the stream."""
+    return _butterworth(info, "bandpass", [l_freq, h_freq], order)
+
+
+def notch(info: StreamInfo, notch_hz: float, q: float, harmonics: int | None = None) -> SosFilter:
+    """Remove the mains frequency and its harmonics.
+
+    Args:
+        info: the incoming stream.
+        notch_hz: mains frequency, Hz.
+        q: quality of every notch: its frequency divided by its width at -3 dB.
+        harmonics: how many multiples of `notch_hz` to remove, itself included; None, or more than lie below the
+            Nyquist frequency, removes all that do.
+
+    Raises:
+        ContractError: `notch_hz` does not fit the stream.
+    """
+    _check_edges(info, "notch", [notch_hz])
+    below_nyquist = math.ceil(info.sfreq / 2 / notch_hz) - 1
+    count = below_nyquist if harmonics is None else min(harmonics, below_nyquist)
+    sections = [np.concatenate(scipy.signal.iirnotch(notch_hz * k, q, fs=info.sfreq)) for k in range(1, count + 1)]
+    also = " + harmonics" if count > 1 else ""
+    return SosFilter(info, np.array(sections), f"notch {notch_hz:g} Hz{also}, Q {q:g}")
+
+
+class LinearPhaseLowpass:
+    """A short symmetric FIR low-pass (Hamming window): all frequencies are late by the same, known time.
+
+    The first sample is held for the past, and no output lies before it.
+
+    Args:
+        info: the incoming stream.
+        edge_hz: where the gain is one half, Hz.
+        transition_hz: width of the transition band around it, Hz; the delay is `1.65 / transition_hz`.
+
+    Raises:
+        ContractError: `edge_hz` does not fit the stream.
+    """
+
+    def __init__(self, info: StreamInfo, edge_hz: float, transition_hz: float) -> None:
+        _check_edges(info, "low-pass", [edge_hz])
+        n_taps = math.ceil(3.3 * info.sfreq / transition_hz) | 1
+        self.info = info
+        self._taps = scipy.signal.firwin(n_taps, edge_hz, window="hamming", fs=info.sfreq)
+        self._delay = n_taps // 2
+        self.delay_s = self.settling_s = self._delay / info.sfreq
+        self.label = f"low-pass {edge_hz:.4g} Hz, linear phase, {1e3 * self.delay_s:.1f} ms"
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again from the next sample."""
+        self._past: Float64Array | None = None
+
+    def __call__(self, chunk: Chunk) -> Chunk:
+        """Filter the next samples, in float64; the output carries the indices and times of the input it stands for."""
+        if self._past is None:
+            if chunk.n_times == 0:
+                return replace(chunk, info=self.info, data=chunk.data.astype(np.float64))
+            self._past = np.repeat(chunk.data[:1].astype(np.float64), self._delay, axis=0)
+        shift = self._delay - len(self._past)
+        data = np.concatenate([self._past, chunk.data])
+        n_out = max(0, len(data) - 2 * self._delay)
+        if n_out:
+            filtered = np.einsum("nck,k->nc", sliding_window_view(data, len(self._taps), axis=0), self._taps)
+        else:
+            filtered = np.empty((0, data.shape[1]))
+        self._past = data[n_out:].copy()
+        return replace(
+            chunk, info=self.info, data=filtered, start=chunk.start + shift, t0=chunk.t0 + shift / self.info.sfreq
+        )
+
+    def state(self) -> State:
+        """All that is remembered, as arrays."""
+        return {} if self._past is None else {"past": self._past.copy()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where `state` was taken."""
+        self._past = state["past"].copy() if state else None
+
+
+def _butterworth(
+    info: StreamInfo, btype: Literal["highpass", "lowpass", "bandpass"], edges_hz: Sequence[float], order: int
+) -> SosFilter:
+    kind = btype.replace("pass", "-pass")
+    _check_edges(info, kind, edges_hz)
+    edges = edges_hz if btype == "bandpass" else edges_hz[0]
+    sos = scipy.signal.butter(order, edges, btype, output="sos", fs=info.sfreq)
+    return SosFilter(info, sos, f"{kind} {'-'.join(f'{edge:g}' for edge in edges_hz)} Hz, Butterworth {order}")
+
+
+def _check_edges(info: StreamInfo, kind: str, edges_hz: Sequence[float]) -> None:
+    nyquist = info.sfreq / 2
+    if not all(low < high for low, high in zip([0.0, *edges_hz], [*edges_hz, nyquist], strict=True)):
+        raise ContractError(
+            f"a {kind} at {' to '.join(f'{edge:g}' for edge in edges_hz)} Hz does not fit stream {info.name!r} of "
+            f"{info.sfreq:g} Hz: choose frequencies that rise from above 0 to below {nyquist:g} Hz"
+        )
+
+
+def _settling_samples(sos: Float64Array) -> float:
+    """Samples until the slowest mode has all but died away."""
+    radius = max(float(np.abs(np.roots(section[3:])).max()) for section in sos)
+    return math.log(_SETTLED) / math.log(radius)
+
+
+def _first_whole(finite: BoolArray) -> int:
+    """The first row that is finite in all channels; the number of rows if none is."""
+    whole = np.flatnonzero(np.all(finite, axis=1))
+    return int(whole[0]) if len(whole) else len(finite)

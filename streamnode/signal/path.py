@@ -1,0 +1,215 @@
+"""The whole signal path, from the chunks of a source to the epochs of a model, in one of three modes.
+
+`causal`: causal filters as samples come; an epoch is late by their constant delay. `window`: the offline preprocessing
+of the model on each epoch and the margin before it; not late at all. `lookahead`: the same with a fixed time after the
+epoch too, by which it is late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, Protocol, Unpack
+
+from numpy.typing import NDArray
+
+from streamnode.errors import ContractError
+from streamnode.signal.chain import Chain, Wishes, band, build_chain, build_montage
+from streamnode.signal.epochs import Epocher
+from streamnode.signal.filters import State
+from streamnode.signal.offline import Preprocessing
+from streamnode.signal.window import WindowEpocher
+from streamnode.types import Chunk, Clock, Epoch, ModelSpec, StreamInfo
+
+Mode = Literal["causal", "window", "lookahead"]
+MARGIN_S = 20.0
+
+
+class EpochStream(Protocol):
+    """Turns the chunks of a stream into the epochs of a model."""
+
+    @property
+    def info(self) -> StreamInfo:
+        """The stream as the model sees it."""
+        ...
+
+    @property
+    def delay_s(self) -> float:
+        """How much older than the newest sample an epoch's last one is; its stamps tell the true time."""
+        ...
+
+    @property
+    def settling_s(self) -> float:
+        """Epochs that begin less than this after the start of their run are marked as settling."""
+        ...
+
+    def describe(self) -> tuple[str, ...]:
+        """What happens to the signal, in words and in order."""
+        ...
+
+    def __call__(self, chunk: Chunk) -> list[Epoch]:
+        """Take in the next samples and return the epochs they complete, in order."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
+        ...
+
+    def state(self) -> State:
+        """All that is remembered, as arrays."""
+        ...
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where `state` was taken, in a path built alike."""
+        ...
+
+
+class CausalEpochs:
+    """Causal filters, then epochs.
+
+    Args:
+        chain: the transforms.
+        n_times: samples in an epoch, at the model's rate.
+        hop: samples from one epoch to the next, at the model's rate.
+        clock: LSL clock, read when an epoch is cut.
+        first_seq: number of the first epoch.
+    """
+
+    def __init__(self, chain: Chain, *, n_times: int, hop: int, clock: Clock, first_seq: int = 0) -> None:
+        self.info = chain.info
+        self.delay_s = chain.delay_s
+        self.settling_s = chain.settling_s
+        self.describe = chain.describe
+        self._chain = chain
+        self._new_epocher = partial(
+            Epocher, chain.info, n_times=n_times, hop=hop, clock=clock, settling_s=chain.settling_s
+        )
+        self._epocher = self._new_epocher(first_seq=first_seq)
+        self._seq = first_seq
+
+    def reset(self) -> None:
+        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
+        self._chain.reset()
+        self._epocher = self._new_epocher(first_seq=self._seq)
+
+    def state(self) -> State:
+        """All that is remembered, as arrays."""
+        return _join(self._chain.state(), self._epocher.state())
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where `state` was taken, in a path built alike."""
+        transforms, epochs = _split(state)
+        self._chain.restore(transforms)
+        self._epocher.restore(epochs)
+        self._seq = int(epochs["seq"])
+
+    def __call__(self, chunk: Chunk) -> list[Epoch]:
+        """Take in the next samples and return the epochs they complete, in order."""
+        epochs = self._epocher(self._chain(chunk))
+        self._seq += len(epochs)
+        return epochs
+
+
+class WindowEpochs:
+    """The channels of the model, then epochs prepared one by one.
+
+    Args:
+        montage: what makes the channels.
+        prepare: the offline preprocessing.
+        epocher: cuts and prepares.
+    """
+
+    def __init__(self, montage: Chain, prepare: Preprocessing, epocher: WindowEpocher) -> None:
+        self.info = epocher.info
+        self.delay_s = epocher.delay_s
+        self.settling_s = epocher.settling_s
+        self._montage, self._prepare, self._epocher = montage, prepare, epocher
+
+    def describe(self) -> tuple[str, ...]:
+        """Every step in words, in order."""
+        after = f" and {self.delay_s:g} s after" if self.delay_s else ""
+        scope = f"each epoch with {self.settling_s:g} s before{after}"
+        return (*self._montage.describe(), scope, *self._prepare.labels)
+
+    def reset(self) -> None:
+        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
+        self._montage.reset()
+        self._epocher.reset()
+
+    def state(self) -> State:
+        """All that is remembered, as arrays."""
+        return _join(self._montage.state(), self._epocher.state())
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where `state` was taken, in a path built alike."""
+        transforms, epochs = _split(state)
+        self._montage.restore(transforms)
+        self._epocher.restore(epochs)
+
+    def __call__(self, chunk: Chunk) -> list[Epoch]:
+        """Take in the next samples and return the epochs they complete, in order."""
+        return self._epocher(self._montage(chunk))
+
+
+def build_epochs(
+    info: StreamInfo,
+    spec: ModelSpec,
+    mode: Mode = "causal",
+    *,
+    n_times: int,
+    hop: int,
+    clock: Clock,
+    first_seq: int = 0,
+    margin_s: float = MARGIN_S,
+    lookahead_s: float = 0.0,
+    **wishes: Unpack[Wishes],
+) -> EpochStream:
+    """The signal path between a stream and a model.
+
+    Args:
+        info: the stream as the source yields it.
+        spec: what the model expects.
+        mode: see the head of this file.
+        n_times: samples in an epoch, at the model's rate.
+        hop: samples from one epoch to the next, at the model's rate.
+        clock: LSL clock, read when an epoch is cut.
+        first_seq: number of the first epoch, for a path that takes over from another.
+        margin_s: mode `window` and `lookahead`: how much before an epoch is prepared with it.
+        lookahead_s: mode `lookahead`: how much after an epoch is waited for and prepared with it; above 0.
+        wishes: what is asked of the signal.
+
+    Raises:
+        ContractError: stream, model, mode and wishes do not fit each other.
+    """
+    if (mode == "lookahead") != (lookahead_s > 0):
+        raise ContractError(f"a lookahead of {lookahead_s:g} s and mode {mode} exclude each other: change one of them")
+    if mode == "causal":
+        chain = build_chain(info, spec, **wishes)
+        return CausalEpochs(chain, n_times=n_times, hop=hop, clock=clock, first_seq=first_seq)
+    montage = build_montage(info, spec, **wishes)
+    low, high = band(info, spec, **wishes)
+    prepare = Preprocessing(info.sfreq, spec, low, high, wishes.get("notch_hz"))
+    epocher = WindowEpocher(
+        montage.info,
+        prepare,
+        n_times=n_times,
+        hop=hop,
+        margin_s=margin_s,
+        lookahead_s=lookahead_s,
+        clock=clock,
+        first_seq=first_seq,
+    )
+    return WindowEpochs(montage, prepare, epocher)
+
+
+def _join(transforms: State, epochs: State) -> State:
+    return {f"transforms.{name}": array for name, array in transforms.items()} | {
+        f"epochs.{name}": array for name, array in epochs.items()
+    }
+
+
+def _split(state: Mapping[str, NDArray[Any]]) -> tuple[State, State]:
+    def part(prefix: str) -> State:
+        return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+    return part("transforms."), part("epochs.")

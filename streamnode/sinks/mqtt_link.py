@@ -1,0 +1,193 @@
+"""One connection to an MQTT broker: what aiomqtt 2.5 lacks for a sink that must never hang or lose an error."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, Self
+
+import aiomqtt
+import paho.mqtt.client as paho
+from aiomqtt import ProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+_KEEPALIVE_S = 15
+_ANSWER_S = 5.0  # for CONNACK and PUBACK
+_UNSUPPORTED_VERSION = 0x84
+_REFUSALS_OF_WHO_WE_ARE = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client id, user or password, not authorized, banned, method
+
+
+class Refused(aiomqtt.MqttError):
+    """The broker acknowledged a message and refused it."""
+
+    def __init__(self, topic: str, reason: ReasonCode) -> None:
+        super().__init__(str(reason))
+        self.topic = topic
+
+
+class HungUp(aiomqtt.MqttError):
+    """The broker closed the connection before it answered."""
+
+
+class Link(aiomqtt.Client):
+    """One connection, from being entered to being lost or abandoned; never entered twice.
+
+    It replaces what aiomqtt 2.5 does not do: `send` fails as soon as the connection does and tells a refusal, a broker
+    that hangs up instead of answering is noticed at once, and no failure or cancellation leaves a socket behind.
+    """
+
+    def __init__(self, host: str, port: int, version: ProtocolVersion, **options: Any) -> None:
+        nodelay = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        super().__init__(
+            host,
+            port,
+            protocol=version,
+            timeout=_ANSWER_S,
+            keepalive=_KEEPALIVE_S,
+            socket_options=nodelay,
+            **options,
+        )
+        self.version = version
+        self._abandoned = False
+        self._acknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self.abandon()
+            raise
+
+    async def send(
+        self, topic: str, payload: bytes, *, qos: int, properties: Properties | None, retain: bool = False
+    ) -> None:
+        """Return once the broker has the message (QoS 1) or the socket has (QoS 0).
+
+        Raises:
+            aiomqtt.MqttError: the connection was lost, no acknowledgement came, or (`Refused`) a bad one.
+        """
+        info = self._client.publish(topic, payload, qos, retain, properties)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            raise aiomqtt.MqttError(paho.error_string(info.rc))
+        acknowledged = self._acknowledged[info.mid] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                reason = await acknowledged
+        except TimeoutError:
+            raise aiomqtt.MqttError(f"no acknowledgement within {_ANSWER_S:g} s") from None
+        finally:
+            del self._acknowledged[info.mid]
+        if reason.is_failure:
+            raise Refused(topic, reason)
+
+    async def lost(self) -> str:
+        """Wait for the end of the connection and tell its reason."""
+        try:
+            async for _ in self.messages:  # none come, for nothing is subscribed; but a disconnection ends the loop
+                pass
+        except aiomqtt.MqttError as error:
+            return reason_of(error.__cause__ or error)
+        return "closed"
+
+    def abandon(self) -> None:
+        """Close the socket without a goodbye, so that the broker publishes the will; harmless when already closed."""
+        self._abandoned = True
+        self._fail_sends()
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # seen; or asyncio complains that nobody did
+        # Later, because the connecting thread may just have asked the loop to watch the socket.
+        self._loop.call_soon(self._client._sock_close)  # noqa: SLF001  (paho has no public way to close at once)
+
+    def _client_connect(self) -> None:
+        """Connect, in a thread; if nobody waits for it any more, close again."""
+        super()._client_connect()
+        if self._abandoned:
+            self._loop.call_soon_threadsafe(self._client._sock_close)  # noqa: SLF001  (as in `abandon`)
+
+    def _on_disconnect(self, client: paho.Client, userdata: Any, *details: Any) -> None:
+        """Called by paho; the base class ignores a broker that closes instead of answering, and waits on."""
+        if not self._abandoned and not self._connected.done():
+            self._connected.set_exception(HungUp("it closed the connection without an answer"))
+        super()._on_disconnect(client, userdata, *details)
+        self._fail_sends()
+
+    def _fail_sends(self) -> None:
+        for acknowledged in self._acknowledged.values():
+            if not acknowledged.done():
+                acknowledged.set_exception(aiomqtt.MqttError("the connection was lost"))
+
+    def _on_publish(self, _client: paho.Client, _userdata: Any, mid: int, reason_code: ReasonCode, *_: Any) -> None:
+        """Called by paho at PUBACK (QoS 1) or when sent (QoS 0); the base class drops the reason."""
+        acknowledged = self._acknowledged.get(mid)
+        if acknowledged is not None and not acknowledged.done():
+            acknowledged.set_result(reason_code)
+
+    def _on_socket_register_write(self, client: paho.Client, _userdata: Any, sock: Any) -> None:
+        """Called by paho; the base class watches the descriptor even if it was closed, or reused, meanwhile."""
+
+        def watch() -> None:
+            if sock.fileno() != -1:
+                self._loop.add_writer(sock, client.loop_write)
+
+        self._loop.call_soon_threadsafe(watch)
+
+
+def properties(packet_type: int, **values: object) -> Properties:
+    """MQTT 5 properties by their names in the standard; None is left out."""
+    made = Properties(packet_type)  # type: ignore[no-untyped-call]  # paho's constructor has no annotations
+    for name, value in values.items():
+        if value is not None:
+            setattr(made, name, value)
+    return made
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """A context that verifies certificate and host; `ca_file` None trusts the system's authorities.
+
+    Raises:
+        OSError: the file cannot be read or holds no certificate.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """A TLS socket that is closed when the handshake fails; paho just drops it."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  (the signature of ssl)
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
+def reason_of(error: BaseException) -> str:
+    """The error in the words of the operating system or the broker."""
+    if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
+        return str(error.rc)
+    cause = error.__context__  # aiomqtt hides what it wraps from tracebacks, but it is there
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message.rstrip(".")
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(error)
+
+
+def hopeless(error: aiomqtt.MqttError) -> bool:
+    """Whether trying again cannot help until somebody has changed something."""
+    if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
+        return error.rc.value in _REFUSALS_OF_WHO_WE_ARE
+    hostile = isinstance(error.__context__, ssl.SSLError) and not isinstance(error.__context__, ssl.SSLEOFError)
+    return hostile or isinstance(error, Refused)
+
+
+def asks_for_older(error: aiomqtt.MqttError) -> bool:
+    """Whether the broker may know only MQTT 3.1.1: some say so, some just hang up."""
+    if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
+        return bool(error.rc.value == _UNSUPPORTED_VERSION)
+    return isinstance(error, HungUp)

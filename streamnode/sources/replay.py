@@ -1,0 +1,326 @@
+"""Recordings as sources: FIF, EDF, BDF, EEGLAB, XDF and CSV, played in real time or as fast as possible."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import re
+import struct
+import warnings
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.io.matlab import MatReadError
+
+from streamnode.errors import ConfigError, ContractError
+from streamnode.montage import clean_name, make_montage
+from streamnode.sources.pacing import Annotation, Block, chunks
+from streamnode.types import Chunk, Clock, Float32Array, Float64Array, StreamInfo
+
+_log = logging.getLogger(__name__)
+
+_NOT_EEG = re.compile(
+    r"(EEG[\s_]+)?([HV]?EOG|E[CK]G|EMG|GSR|EDA|RESP|S[AP]O2|PLETH|ACC|STATUS|STI|TRIG|PHOTIC)", re.IGNORECASE
+)
+"""Labels of other signals, which most formats cannot tell from EEG and readers therefore call EEG."""
+
+_MICROVOLTS = {"nv": 1e-3, "uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6}
+_MICROVOLTS |= {"nanovolts": 1e-3, "microvolts": 1.0, "millivolts": 1e3, "volts": 1e6}
+
+_BEGINS_WITH = {".fif": b"\0\0\0\x64", ".edf": b"0", ".bdf": b"\xffBIOSEMI", ".set": b"MATLAB", ".xdf": b"XDF:"}
+"""First bytes of each format; the readers' own messages for foreign files are about anything but that."""
+
+# What MNE and pyxdf raise on damaged files: collected by feeding them hundreds of truncated and overwritten ones.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, AssertionError, SyntaxError, RuntimeError),
+    *(ArithmeticError, ImportError, struct.error, MatReadError),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """The EEG of one file.
+
+    Attributes:
+        info: the stream it plays as; `source_id` follows from the file's name.
+        data: `(n_times, n_chans)` float32 microvolts, at least one sample.
+        annotations: all that lie within the data, in order.
+    """
+
+    info: StreamInfo
+    data: Float32Array
+    annotations: tuple[Annotation, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be played."""
+        if not len(self.data):
+            raise ContractError(f"{self.info.name} has no samples: choose another recording")
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first sample to the end of the last."""
+        return len(self.data) / self.info.sfreq
+
+    def blocks(self, n_times: int, *, loop: bool) -> Iterator[Block]:
+        """All samples in order, at most `n_times` at once; with `loop` again and again. No block spans two passes."""
+        for run in itertools.count() if loop else (0,):
+            for row in range(0, len(self.data), n_times):
+                yield Block(run, row, self.data[row : row + n_times])
+
+
+def read(
+    path: Path | str, *, picks: Sequence[str] | None = None, unit: str = "V", sfreq: float | None = None
+) -> Recording:
+    """Read a recording whole; FIF, EDF, BDF and EEGLAB SET need MNE, XDF needs pyxdf.
+
+    Args:
+        path: the suffix decides the format.
+        picks: channels to take, in this order, spelled in any way; without it all EEG channels.
+        unit: of the values of a CSV file, which has no place to say it.
+        sfreq: of a CSV file; without it the rate follows from its times.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or of an unknown format, or a pick is not in it.
+        ContractError: there is no EEG in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file: give the path of a recording")
+    with _reading(path), path.open("rb") as file:
+        if not file.read(8).startswith(_BEGINS_WITH.get(path.suffix.lower(), b"")):
+            raise ConfigError(f"{path} is no {path.suffix[1:].upper()} file whatever its name says: export it anew")
+    match path.suffix.lower():
+        case ".fif" | ".edf" | ".bdf" | ".set":
+            return _read_mne(path, picks)
+        case ".xdf":
+            return _read_xdf(path, picks)
+        case ".csv":
+            return _read_csv(path, picks, unit, sfreq)
+        case suffix:
+            raise ConfigError(f"{path} ends in {suffix!r}: recordings end in .fif, .edf, .bdf, .set, .xdf or .csv")
+
+
+def _read_mne(path: Path, picks: Sequence[str] | None) -> Recording:
+    mne = _package("mne")
+    with _reading(path):
+        raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
+        is_eeg = [kind == "eeg" for kind in raw.get_channel_types()]
+        marks = raw.annotations
+        events = [
+            Annotation(float(onset - raw.first_time), float(duration), str(description))
+            for onset, duration, description in zip(marks.onset, marks.duration, marks.description, strict=True)
+        ]
+    keep = _pick(path, raw.ch_names, is_eeg, picks)
+    with _reading(path):
+        data = raw.get_data(picks=keep, verbose="WARNING").T * 1e6
+    places = np.array([_place(raw.info["chs"][i]) for i in keep])
+    return _recording(path, [raw.ch_names[i] for i in keep], raw.info["sfreq"], data, ch_pos=places, events=events)
+
+
+def _place(channel: Mapping[str, Any]) -> Float64Array:
+    """Position in the head frame; MNE leaves unknown ones at NaN or, in old files, at the origin."""
+    head_frame = 4
+    place: Float64Array = np.asarray(channel["loc"][:3], dtype=np.float64)
+    return place if channel["coord_frame"] == head_frame and place.any() else np.full(3, np.nan)
+
+
+def _read_xdf(path: Path, picks: Sequence[str] | None) -> Recording:
+    with _reading(path):
+        streams, _ = _package("pyxdf").load_xdf(path)
+    eeg = _the_eeg(path, streams)
+    labels, units, kinds = _xdf_channels(eeg["info"])
+    keep = _pick(path, labels, [kind.upper() in {"", "EEG"} for kind in kinds], picks)
+    sfreq = float(eeg["info"]["nominal_srate"][0])
+    if sfreq <= 0:
+        raise ConfigError(f"{path} has EEG of irregular rate: only regularly sampled EEG can be played")
+    data = np.asarray(eeg["time_series"])[:, keep] * [_MICROVOLTS.get(units[i].lower(), 1.0) for i in keep]
+    stamps = eeg["time_stamps"]
+    events = [
+        Annotation(float(np.interp(t, stamps, np.arange(len(stamps)))) / sfreq, 0.0, str(label[0]))
+        for stream in streams
+        if stream["info"]["channel_format"][0] == "string"
+        for t, label in zip(stream["time_stamps"], stream["time_series"], strict=True)
+        if stamps[0] <= t <= stamps[-1]
+    ]
+    return _recording(path, [labels[i] for i in keep], sfreq, data, events=events)
+
+
+def _the_eeg(path: Path, streams: Sequence[Any]) -> Any:
+    found = [stream for stream in streams if stream["info"]["type"][0].upper() == "EEG" and len(stream["time_stamps"])]
+    if not found:
+        raise ContractError(f"{path} has no stream of type EEG with samples: choose another recording")
+    if len(found) > 1:
+        names = ", ".join(stream["info"]["name"][0] for stream in found)
+        raise ConfigError(f"{path} has several EEG streams ({names}): save the one to play as a file of its own")
+    return found[0]
+
+
+def _xdf_channels(info: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """Labels, units and types as the stream describes them; numbers for labels where it does not."""
+    described = (info.get("desc") or [None])[0] or {}
+    channels = ((described.get("channels") or [None])[0] or {}).get("channel", [])
+    n_chans = int(info["channel_count"][0])
+    if len(channels) != n_chans:
+        channels = [{}] * n_chans
+    labels, units, kinds = ([(c.get(key) or [None])[0] or "" for c in channels] for key in ("label", "unit", "type"))
+    return [label or f"ch{i}" for i, label in enumerate(labels, 1)], units, kinds
+
+
+def _read_csv(path: Path, picks: Sequence[str] | None, unit: str, sfreq: float | None) -> Recording:
+    if unit.lower() not in _MICROVOLTS:
+        raise ConfigError(f"{unit!r} is no unit of a CSV file: use V, mV, uV or nV")
+    header, values = _csv_table(path)
+    time = _time_column(header, values)
+    channels = [i for i in range(len(header)) if i != time]
+    keep = [channels[i] for i in _pick(path, [header[i] for i in channels], [True] * len(channels), picks)]
+    if sfreq is None:
+        sfreq = _csv_sfreq(path, values[:, time] if time is not None else np.empty(0))
+    return _recording(path, [header[i] for i in keep], sfreq, values[:, keep] * _MICROVOLTS[unit.lower()])
+
+
+def _csv_table(path: Path) -> tuple[list[str], Float64Array]:
+    """Header and values; blank lines and lines that start with `#` are skipped, there is no quoting."""
+    with _reading(path):
+        text = path.read_text("utf-8-sig")
+    numbered = [
+        (number, [field.strip() for field in line.split(",")])
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if len(numbered) < 2:
+        raise ConfigError(f"{path} has no samples: a CSV file is a line of names and then a line of numbers per sample")
+    (_, header), *rows = numbered
+    values = np.empty((len(rows), len(header)))
+    for row, (number, fields) in zip(values, rows, strict=True):
+        row[:] = _csv_row(f"{path}:{number}", header, fields)
+    return header, values
+
+
+def _csv_row(where: str, header: Sequence[str], fields: Sequence[str]) -> list[float]:
+    if len(fields) != len(header):
+        raise ConfigError(f"{where} has {len(fields)} fields but the header names {len(header)}: complete the line")
+    values = []
+    for column, (name, field) in enumerate(zip(header, fields, strict=True), 1):
+        try:
+            values.append(float(field))
+        except ValueError:
+            raise ConfigError(f"{where}, column {column} ({name}): {field!r} is not a number: correct it") from None
+    return values
+
+
+def _time_column(header: Sequence[str], values: Float64Array) -> int | None:
+    """The first column named for time, else the first column if it only rises, which EEG does not."""
+    for i, name in enumerate(header):
+        if "time" in name.lower() or name.lower() in {"t", "ts"}:
+            return i
+    return 0 if (np.diff(values[:, 0]) > 0).all() else None
+
+
+def _csv_sfreq(path: Path, times: Float64Array) -> float:
+    """Rate of the steps that are no gaps; a whole number of Hz when that differs by less than a sample in all."""
+    steps = np.diff(times)
+    usual = np.median(steps) if len(steps) else 0.0
+    if not usual > 0:
+        raise ConfigError(f"{path} has no rising times to take a sampling frequency from: give sfreq")
+    sfreq = 1 / float(np.mean(steps[np.abs(steps - usual) < usual / 2]))
+    return float(round(sfreq)) if abs(round(sfreq) - sfreq) * len(times) < sfreq else sfreq
+
+
+def _pick(path: Path, labels: Sequence[str], is_eeg: Sequence[bool], picks: Sequence[str] | None) -> list[int]:
+    """Indices of the picks, or of all EEG channels."""
+    if picks:
+        names = [clean_name(label) for label in labels]
+        absent = [pick for pick in picks if clean_name(pick) not in names]
+        if absent:
+            raise ConfigError(f"{path} has no channel {', '.join(absent)}: it has {', '.join(names)}")
+        return [names.index(clean_name(pick)) for pick in picks]
+    keep = [i for i, label in enumerate(labels) if is_eeg[i] and not _NOT_EEG.match(label)]
+    if not keep:
+        raise ContractError(f"{path} has no EEG channel (only {', '.join(labels)}): name channels to pick")
+    if len(keep) < len(labels):
+        left_out = [label for i, label in enumerate(labels) if i not in keep]
+        _log.info("%s: left out as not EEG: %s", path.name, ", ".join(left_out))
+    return keep
+
+
+def _recording(
+    path: Path,
+    labels: Sequence[str],
+    sfreq: float,
+    data: Float64Array,
+    *,
+    ch_pos: ArrayLike | None = None,
+    events: Sequence[Annotation] = (),
+) -> Recording:
+    if not 0 < sfreq < math.inf:
+        raise ConfigError(f"{path} cannot be played at {sfreq} Hz: give a sampling frequency above 0")
+    if not np.isfinite(data).all():
+        row, column = np.argwhere(~np.isfinite(data))[0]
+        raise ConfigError(f"{path} has no number for {labels[column]} at {row / sfreq:.3f} s: cut or mend the file")
+    info = StreamInfo(path.stem, f"streamnode-play:{path.stem}", "EEG", float(sfreq), make_montage(labels, ch_pos))
+    within = [event for event in events if 0 <= round(event.t_s * sfreq) < len(data)]
+    if len(within) < len(events):
+        _log.info("%s: left out %d annotations beyond the data", path.name, len(events) - len(within))
+    return Recording(info, np.ascontiguousarray(data, dtype=np.float32), tuple(sorted(within)))
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"this format needs {name}: pip install streamnode[files]") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says in one sentence that a file cannot be read, and logs what the reader warns of."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    except _UNREADABLE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        kind = path.suffix[1:].upper()
+        raise ConfigError(f"{path} cannot be read as {kind} ({reason}): copy or export it anew") from error
+    for warning in caught:
+        _log.info("%s: %s", path.name, warning.message)
+
+
+class ReplaySource:
+    """Plays a recording straight into a pipeline, without LSL. A `Source`; each iteration plays from the start.
+
+    Args:
+        recording: what to play.
+        clock: the LSL clock.
+        speed: times real time; `math.inf` for as fast as possible.
+        loop: start again at the end; each pass is a run of its own, so that no epoch crosses the seam.
+        chunk_s: seconds of the recording in a chunk.
+    """
+
+    def __init__(
+        self, recording: Recording, *, clock: Clock, speed: float = 1.0, loop: bool = False, chunk_s: float = 0.02
+    ) -> None:
+        self._recording = recording
+        self._play = partial(chunks, recording, clock=clock, speed=speed, loop=loop, chunk_s=chunk_s)
+
+    @property
+    def info(self) -> StreamInfo:
+        """The recording as a stream."""
+        return self._recording.info
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        """Chunks in order, each when its last sample is due."""
+        return self._play()

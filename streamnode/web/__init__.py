@@ -1,0 +1,1 @@
+"""The node's HTTP face: health, metrics and the status page."""

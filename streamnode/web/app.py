@@ -1,0 +1,158 @@
+"""Health, readiness, metrics, what the node is doing as JSON, and a status page that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import uvicorn
+from prometheus_client import make_asgi_app
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+
+from streamnode import __version__
+from streamnode.config import NodeConfig
+from streamnode.errors import ConfigError
+from streamnode.metrics import Metrics
+from streamnode.pipeline import Status
+from streamnode.types import ModelOutput
+
+_SECURITY_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'", "X-Frame-Options": "DENY"}
+
+
+class NodeView:
+    """What the web may know of a node: everything but its secrets."""
+
+    def __init__(self, config: NodeConfig, status: Status, metrics: Metrics, sinks: tuple[str, ...]) -> None:
+        self.metrics = metrics
+        self._config = config
+        self._status = status
+        self._sinks = sinks
+
+    def sinks(self) -> dict[str, bool]:
+        """Each sink, and whether it can take results now."""
+        value = self.metrics.registry.get_sample_value
+        return {name: bool(value("streamnode_sink_connected", {"sink": name})) for name in self._sinks}
+
+    def readiness(self) -> dict[str, Any]:
+        """Ready means that samples flow and every sink is connected."""
+        sinks = self.sinks()
+        return {"ready": self._status.running and all(sinks.values()), "source": self._status.source, "sinks": sinks}
+
+    def info(self) -> dict[str, Any]:
+        """Configuration, description of the outputs and the latest figures; JSON-ready."""
+        status = self._status
+        return {
+            "version": __version__,
+            "config": self._config.to_public_dict(),
+            "outputs": None if status.session is None else _jsonable(asdict(status.session.meta)),
+            **self.readiness(),
+            "model": status.model,
+            "epochs": status.epochs,
+            "dropped": status.dropped,
+            "latency_ms": {name: percentiles_ms(timings.latencies_s) for name, timings in status.timings.items()},
+            "overhead_ms": {name: percentiles_ms(timings.overheads_s) for name, timings in status.timings.items()},
+            "last": None if status.last is None else summary(status.last),
+        }
+
+
+def summary(output: ModelOutput) -> dict[str, Any]:
+    """One result in a few numbers."""
+    norm = None if output.embedding is None else round(float(np.linalg.norm(output.embedding)), 4)
+    return {"seq": output.seq, "run": output.run, "t_last": output.t_last, "settling": output.settling,
+            "embedding_norm": norm}  # fmt: skip
+
+
+def percentiles_ms(durations_s: Iterable[float]) -> dict[str, float]:
+    """Median and 99th percentile of some durations, milliseconds."""
+    p50, p99 = np.percentile(np.fromiter(durations_s, float) * 1e3, [50, 99])
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
+
+
+def make_app(view: NodeView) -> Starlette:
+    """The ASGI application over a view of the node."""
+    page = files("streamnode.web").joinpath("page.html").read_text("utf-8")
+
+    async def index(_: Request) -> Response:
+        return HTMLResponse(page, headers=_SECURITY_HEADERS)
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        readiness = view.readiness()
+        return JSONResponse(readiness, status_code=200 if readiness["ready"] else 503)
+
+    async def info(_: Request) -> Response:
+        return JSONResponse(view.info())
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/info", info),
+            Mount("/metrics", make_asgi_app(view.metrics.registry)),
+        ]
+    )
+
+
+@asynccontextmanager
+async def serve(app: Starlette, address: str) -> AsyncIterator[str]:
+    """Serve `app` at `host:port` in this event loop; yields the URL. Raises `ConfigError` when the port is taken."""
+    with _bind(address) as listener:
+        host, port = listener.getsockname()[:2]
+        server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        try:
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the node, which stops everything in order."""
+        yield
+
+
+def _bind(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, int(port)))
+        listener.listen()  # now, so that whoever has read the address is not refused while the server starts
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"node.http cannot listen on {address} ({error.strerror or error}): "
+            "choose another port, or null for no status page"
+        ) from error
+    return listener
+
+
+def _jsonable(value: Any) -> Any:
+    """Arrays as lists, unknown numbers as null."""
+    match value:
+        case dict():
+            return {key: _jsonable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_jsonable(item) for item in value]
+        case np.ndarray():
+            return _jsonable(value.tolist())
+        case float() if not math.isfinite(value):
+            return None
+    return value

@@ -1,0 +1,1 @@
+"""Tests of streamnode: real LSL on loopback, a real broker, golden values."""

@@ -1,0 +1,1 @@
+"""Tests of the models: golden values, real key manifests, contracts."""

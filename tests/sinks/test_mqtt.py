@@ -1,0 +1,457 @@
+"""The MQTT sink against real brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiomqtt
+import pytest
+from aiomqtt import ProtocolVersion
+
+from streamnode import wire
+from streamnode.errors import ConfigError, SinkError
+from streamnode.metrics import Metrics
+from streamnode.sinks.mqtt import MqttSink
+from streamnode.types import ModelOutput
+from tests.brokers import Mosquitto, amqtt_broker, free_port, issue_certificates, needs_mosquitto
+from tests.test_wire import META, RESULT, assert_same
+
+TOPIC = "eeg/lab-3"
+PASSWORD = "open sesame"  # noqa: S105  (of brokers that live for one test)
+PATIENCE_S = 15.0
+
+
+def mqtt_sink(url: str, metrics: Metrics | None = None, **options: Any) -> MqttSink:
+    """A sink with the options that do not matter filled in."""
+    options = {"node": "lab-3", "outputs": ["embedding", "tokens"]} | options
+    return MqttSink(url, TOPIC, metrics=metrics or Metrics(), **options)
+
+
+class Inbox:
+    """What a subscriber gets, topic by topic."""
+
+    def __init__(self, client: aiomqtt.Client) -> None:
+        self._client = client
+
+    async def get(self, topic: str) -> aiomqtt.Message:
+        """The next message on the topic; others are passed over."""
+        async with asyncio.timeout(PATIENCE_S):
+            async for message in self._client.messages:
+                if str(message.topic) == f"{TOPIC}/{topic}":
+                    return message
+        raise AssertionError("unreachable")
+
+    async def status(self, state: str) -> dict[str, Any]:
+        """The next status with this state."""
+        while True:
+            status: dict[str, Any] = json.loads(bytes((await self.get("status")).payload))
+            if status["state"] == state:
+                return status
+
+
+@asynccontextmanager
+async def subscriber(url: str, version: ProtocolVersion = ProtocolVersion.V5) -> AsyncIterator[Inbox]:
+    """A client of its own that listens to all of the sink's topics."""
+    parts = urlsplit(url)
+    async with aiomqtt.Client(str(parts.hostname), parts.port or 0, protocol=version) as client:
+        await client.subscribe(f"{TOPIC}/#", qos=1)
+        yield Inbox(client)
+
+
+@pytest.fixture
+async def mosquitto(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    async with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+def value(metrics: Metrics, name: str) -> float | None:
+    """A metric of the sink."""
+    return metrics.registry.get_sample_value(name, {"sink": f"mqtt:{TOPIC}"})
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("payload", ["cbor", "json"])
+async def test_result_arrives_bit_exact(mosquitto: Mosquitto, payload: Any, qos: int) -> None:
+    """A subscriber gets the very result, its content type, its expiry and its model."""
+    metrics = Metrics()
+    async with (
+        subscriber(mosquitto.url) as inbox,
+        mqtt_sink(mosquitto.url, metrics, payload=payload, qos=qos, expiry_s=9.5) as sink,
+    ):
+        await sink.publish(RESULT)
+        message = await inbox.get("output")
+        assert_same(wire.decode(bytes(message.payload), payload), RESULT)
+        properties: Any = message.properties
+        assert properties.ContentType == wire.CONTENT_TYPE[payload]
+        assert properties.MessageExpiryInterval == 10
+        assert ("model", "luna-base") in properties.UserProperty
+        assert not message.retain
+        assert value(metrics, "streamnode_outputs_published_total") == 1
+        assert value(metrics, "streamnode_sink_connected") == 1
+    assert value(metrics, "streamnode_sink_connected") == 0
+
+
+@needs_mosquitto
+async def test_only_what_was_asked_for_is_published(mosquitto: Mosquitto) -> None:
+    """Arrays that are not among `outputs` stay in the node."""
+    async with subscriber(mosquitto.url) as inbox, mqtt_sink(mosquitto.url, outputs=["tokens"]) as sink:
+        await sink.publish(RESULT)
+        decoded = wire.decode(bytes((await inbox.get("output")).payload), "cbor")
+        assert_same(decoded, replace(RESULT, embedding=None))
+
+
+@needs_mosquitto
+async def test_raw_has_a_topic_for_each_array(mosquitto: Mosquitto) -> None:
+    """Raw payloads are bare float32 on a topic an array, and their user properties give back the result."""
+    async with subscriber(mosquitto.url) as inbox, mqtt_sink(mosquitto.url, payload="raw") as sink:
+        await sink.publish(RESULT)
+        for name, other in (("embedding", "tokens"), ("tokens", "embedding")):
+            message = await inbox.get(name)
+            properties: Any = message.properties
+            only: dict[str, Any] = {other: None}
+            assert_same(wire.decode_raw(bytes(message.payload), properties.UserProperty), replace(RESULT, **only))
+            assert properties.ContentType == "application/octet-stream"
+
+
+@needs_mosquitto
+async def test_late_subscriber_learns_status_and_meta(mosquitto: Mosquitto) -> None:
+    """Who subscribes later still finds the node online and described; after a clean stop, offline since then."""
+    async with mqtt_sink(mosquitto.url) as sink:
+        await sink.announce(META)
+        async with subscriber(mosquitto.url) as inbox:
+            message = await inbox.get("meta")
+            assert message.retain
+            assert wire.decode_meta(bytes(message.payload)) == META
+        async with subscriber(mosquitto.url) as inbox:
+            online = await inbox.status("online")
+            assert online["node"] == "lab-3"
+    async with subscriber(mosquitto.url) as inbox:
+        offline = await inbox.status("offline")
+        assert offline["since"] >= online["since"]
+
+
+@needs_mosquitto
+async def test_killed_node_is_reported_offline(mosquitto: Mosquitto) -> None:
+    """When the process is killed, the broker publishes the retained `offline` with unknown time."""
+    node = (
+        "import asyncio\n"
+        "from streamnode.metrics import Metrics\n"
+        "from streamnode.sinks.mqtt import MqttSink\n"
+        "async def main():\n"
+        f"    async with MqttSink({mosquitto.url!r}, {TOPIC!r}, node='lab-3', outputs=['logits'], metrics=Metrics()):\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    async with subscriber(mosquitto.url) as inbox:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", node)
+        await inbox.status("online")
+        process.kill()
+        assert await process.wait() == -signal.SIGKILL
+        assert await inbox.status("offline") == {"node": "lab-3", "state": "offline", "since": None}
+
+
+async def until_offline(sink: MqttSink, output: ModelOutput) -> SinkError:
+    """Publish until the sink refuses."""
+    while True:
+        try:
+            await sink.publish(output)
+        except SinkError as error:
+            return error
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_broker_dies_and_returns(mosquitto: Mosquitto, qos: int) -> None:
+    """A dead broker makes `publish` fail promptly; when it is back, status, meta and results are published again."""
+    metrics = Metrics()
+    async with mqtt_sink(mosquitto.url, metrics, qos=qos) as sink:
+        await sink.announce(META)
+        async with asyncio.timeout(2):
+            await mosquitto.kill()
+            await until_offline(sink, RESULT)
+            with pytest.raises(SinkError, match="is offline: the result was dropped and the sink reconnects by itself"):
+                await sink.publish(RESULT)
+        assert value(metrics, "streamnode_sink_connected") == 0
+        await mosquitto.start()
+        async with subscriber(mosquitto.url) as inbox:
+            await inbox.status("online")
+            assert wire.decode_meta(bytes((await inbox.get("meta")).payload)) == META
+            await sink.publish(RESULT)
+            await inbox.get("output")
+        assert value(metrics, "streamnode_sink_connected") == 1
+
+
+@needs_mosquitto
+async def test_publish_under_way_fails_with_the_connection(mosquitto: Mosquitto) -> None:
+    """Results that wait for an acknowledgement when the broker dies raise at once."""
+    async with mqtt_sink(mosquitto.url, qos=1) as sink:
+        mosquitto.send_signal(signal.SIGSTOP)
+        publishing = [asyncio.ensure_future(sink.publish(RESULT)) for _ in range(3)]
+        await asyncio.sleep(0)  # they start
+        async with asyncio.timeout(2):
+            await mosquitto.kill()
+            for error in await asyncio.gather(*publishing, return_exceptions=True):
+                assert isinstance(error, SinkError)
+                assert "did not take the result (the connection was lost)" in str(error)
+
+
+@needs_mosquitto
+async def test_hung_broker_does_not_hold_up_the_stop(mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
+    """A broker that no longer answers delays the end of the block by two seconds at most, and is told of."""
+    async with asyncio.timeout(3):
+        async with mqtt_sink(mosquitto.url):
+            mosquitto.send_signal(signal.SIGSTOP)
+        mosquitto.send_signal(signal.SIGCONT)
+    assert "left without a goodbye" in caplog.text
+
+
+@needs_mosquitto
+async def test_cancellation_disconnects(mosquitto: Mosquitto) -> None:
+    """A cancelled node still says goodbye, and the cancellation is not swallowed."""
+    async with subscriber(mosquitto.url) as inbox:
+
+        async def node() -> None:
+            async with mqtt_sink(mosquitto.url):
+                await asyncio.Event().wait()
+
+        running = asyncio.ensure_future(node())
+        await inbox.status("online")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await inbox.status("offline")
+
+
+@needs_mosquitto
+async def test_error_in_the_block_passes_unwrapped(mosquitto: Mosquitto) -> None:
+    """An error of the node's own reaches the caller as it is, not in a group."""
+    with pytest.raises(RuntimeError, match="mine"):
+        async with mqtt_sink(mosquitto.url):
+            raise RuntimeError("mine")
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    """A broker that knows two users: `writer` may write the status and nothing else, `stranger` nothing at all."""
+    passwords, acl = tmp_path / "passwords", tmp_path / "acl"
+    acl.write_text(f"user writer\ntopic write {TOPIC}/status\n")
+    passwords.touch(0o600)
+    passwords.write_text("".join(f"{user}:{PASSWORD}\n" for user in ("writer", "stranger")))
+    await asyncio.to_thread(subprocess.run, ["mosquitto_passwd", "-U", str(passwords)], check=True)
+    async with Mosquitto(
+        tmp_path, ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
+    ) as broker:
+        yield broker
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(
+    ("credentials", "who"),
+    [({"username": "writer", "password": "wrong-secret"}, "user 'writer'"), ({}, "an anonymous client")],
+)
+async def test_wrong_credentials_end_the_start(guarded: Mosquitto, credentials: dict[str, Any], who: str) -> None:
+    """A refused user is told at once, without the password, and not tried again."""
+    async with asyncio.timeout(2):
+        with pytest.raises(
+            SinkError, match=rf"refused {who} \(Not authorized\): correct the sink's username"
+        ) as caught:
+            async with mqtt_sink(guarded.url, **credentials):
+                pass
+    assert "wrong-secret" not in repr(caught.value)
+
+
+@needs_mosquitto
+async def test_forbidden_topics_are_told(guarded: Mosquitto) -> None:
+    """What the broker's access list forbids raises, for meta and for results, and is not counted as published."""
+    metrics = Metrics()
+    async with mqtt_sink(guarded.url, metrics, qos=1, username="writer", password=PASSWORD) as sink:
+        with pytest.raises(SinkError, match=r"refused eeg/lab-3/meta \(Not authorized\): allow user 'writer' to write"):
+            await sink.announce(META)
+        with pytest.raises(
+            SinkError, match=r"refused eeg/lab-3/output \(Not authorized\): allow user 'writer' to write"
+        ):
+            await sink.publish(RESULT)
+    assert value(metrics, "streamnode_outputs_published_total") == 0
+
+
+@needs_mosquitto
+async def test_forbidden_status_ends_the_start(guarded: Mosquitto) -> None:
+    """A user who may write nothing is told before the first result."""
+    with pytest.raises(SinkError, match=r"refused eeg/lab-3/status \(Not authorized\): allow user 'stranger'"):
+        async with mqtt_sink(guarded.url, username="stranger", password=PASSWORD):
+            pass
+
+
+@needs_mosquitto
+async def test_tls(tmp_path: Path) -> None:
+    """TLS works with the authority's file, and every way it cannot work is told in a sentence at once."""
+    certificates = issue_certificates(tmp_path)
+    async with Mosquitto(tmp_path, ["allow_anonymous true", *certificates.settings]) as broker:
+        url = broker.url.replace("mqtt://", "mqtts://")
+        async with mqtt_sink(url, ca_file=certificates.ca, qos=1) as sink:
+            await sink.publish(RESULT)
+        with pytest.raises(SinkError, match=r"certificate that is not trusted \(unable to get .*\): set ca_file"):
+            async with mqtt_sink(url):
+                pass
+        with pytest.raises(SinkError, match=r"not trusted \(Hostname mismatch.*\): .* url to the host it was issued"):
+            async with mqtt_sink(url.replace("127.0.0.1", "localhost"), ca_file=certificates.ca):
+                pass
+
+
+async def test_tls_to_a_plain_port_is_told() -> None:
+    """A server that does not speak TLS is told as such at once."""
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 this is not TLS\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(SinkError, match=r"does not speak TLS as asked \(.*\): correct the port, or use mqtt://"):
+            async with mqtt_sink(f"mqtts://127.0.0.1:{port}"):
+                pass
+
+
+async def test_amqtt_gets_mqtt_3_1_1() -> None:
+    """A broker without MQTT 5 gets the same results, status and meta over 3.1.1."""
+    async with amqtt_broker() as url, mqtt_sink(url, qos=1, expiry_s=5.0) as sink:
+        await sink.announce(META)
+        async with subscriber(url, ProtocolVersion.V311) as inbox:
+            await inbox.status("online")
+            assert wire.decode_meta(bytes((await inbox.get("meta")).payload)) == META
+            await sink.publish(RESULT)
+            assert_same(wire.decode(bytes((await inbox.get("output")).payload), "cbor"), RESULT)
+
+
+async def test_raw_needs_mqtt_5() -> None:
+    """Raw payloads on a 3.1.1 broker are refused, for nobody could tell what they are."""
+    async with amqtt_broker() as url:
+        with pytest.raises(ConfigError, match=r"speaks only MQTT 3\.1\.1, .*: use payload cbor"):
+            async with mqtt_sink(url, payload="raw"):
+                pass
+
+
+async def test_unreachable_broker_is_told_in_time() -> None:
+    """Nobody at the port: the sink tries until its timeout, then says what to do."""
+    port = free_port()
+    broker = rf"mqtt broker at 127\.0\.0\.1:{port}"
+    with pytest.raises(SinkError, match=rf"{broker} did not accept a connection for 0\.3 s \(Connection refused\): st"):
+        async with asyncio.timeout(2), mqtt_sink(f"mqtt://127.0.0.1:{port}", timeout_s=0.3):
+            pass
+
+
+async def test_silent_broker_is_told_in_time() -> None:
+    """A port that accepts but never answers ends in the same sentence, and no socket is left behind."""
+    hung_up = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        hung_up.set()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server, asyncio.timeout(2):
+        with pytest.raises(SinkError, match=r"did not accept a connection for 0\.3 s \(no answer\)"):
+            async with mqtt_sink(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=0.3):
+                pass
+        await hung_up.wait()
+
+
+async def test_connection_that_comes_too_late_is_closed(tmp_path: Path) -> None:
+    """When a slow broker is through with TLS after the sink has given up, no socket is left behind either."""
+    certificates = issue_certificates(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.cert, certificates.key)
+    given_up = threading.Event()
+
+    def dawdle(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        given_up.wait(PATIENCE_S)
+        with context.wrap_socket(connection, server_side=True) as tls:
+            tls.settimeout(PATIENCE_S)
+            while tls.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dawdling = asyncio.ensure_future(asyncio.to_thread(dawdle, server))
+        url = f"mqtts://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(SinkError, match=r"did not accept a connection for 0\.3 s \(no answer\)"):
+            async with mqtt_sink(url, ca_file=certificates.ca, timeout_s=0.3):
+                pass
+        given_up.set()
+        await dawdling
+
+
+async def test_start_waits_for_the_broker() -> None:
+    """With no timeout the sink goes on trying until there is a broker that takes it."""
+    turned_away = asyncio.Event()
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        turned_away.set()
+
+    async with asyncio.timeout(PATIENCE_S):
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            sink = mqtt_sink(f"mqtt://127.0.0.1:{port}", timeout_s=None)
+            starting = asyncio.ensure_future(sink.__aenter__())
+            await turned_away.wait()
+        async with amqtt_broker(port):
+            await starting
+            await sink.publish(RESULT)
+            await sink.__aexit__()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("127.0.0.1:1883", "write it as mqtt://host:port or mqtts://host:port"),
+        ("http://127.0.0.1", "write it as mqtt://host:port or mqtts://host:port"),
+        ("mqtt://", "write it as mqtt://host:port or mqtts://host:port"),
+        ("mqtt://127.0.0.1:seven", "cannot be read .*: write it as mqtt://host:port"),
+        ("mqtt://127.0.0.1/eeg", "goes on after the port: the topic has a key of its own"),
+        ("mqtt://me:hunter2@127.0.0.1", "set username and password: {env: NAME} instead"),
+        ("mqtt://me:hunter2/x@127.0.0.1", "set username and password: {env: NAME} instead"),
+    ],
+)
+def test_wrong_url_is_told(url: str, sentence: str) -> None:
+    """A url that cannot work is refused with how to write it, and without the password in it."""
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        mqtt_sink(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("topic", ["", "/eeg", "eeg/", "eeg/#", "+/eeg"])
+def test_wrong_topic_is_told(topic: str) -> None:
+    """A topic nobody can publish to is refused."""
+    with pytest.raises(ConfigError, match="it needs a name without"):
+        MqttSink("mqtt://127.0.0.1", topic, node="lab-3", outputs=["embedding"], metrics=Metrics())
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "sentence"),
+    [
+        ("mqtt://127.0.0.1", {"password": "hunter2"}, "has a password but no username"),
+        ("mqtt://127.0.0.1", {"ca_file": Path("ca.pem")}, "has a ca_file but its url is not mqtts://"),
+        ("mqtts://127.0.0.1", {"ca_file": Path("absent.pem")}, r"absent.pem cannot be used \(No such file"),
+        ("mqtts://127.0.0.1", {"ca_file": Path(__file__)}, "cannot be used .*: give a PEM file"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(url: str, options: dict[str, Any], sentence: str) -> None:
+    """Options that contradict each other or name a wrong file are refused before anything connects."""
+    with pytest.raises(ConfigError, match=sentence):
+        mqtt_sink(url, **options)

@@ -1,0 +1,438 @@
+"""Recordings read from every format, and played."""
+
+import asyncio
+import math
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import edfio
+import mne
+import numpy as np
+import pytest
+import pyxdf
+
+from streamnode.errors import ConfigError, ContractError
+from streamnode.montage import make_montage
+from streamnode.sources.pacing import Annotation
+from streamnode.sources.replay import Recording, ReplaySource, read
+from streamnode.types import Chunk, Float32Array, StreamInfo
+
+RNG = np.random.default_rng(0)
+
+
+def whole_microvolts(n_times: int, n_chans: int) -> Float32Array:
+    """Values that integer formats can hold exactly."""
+    return RNG.integers(-500, 500, (n_times, n_chans)).astype(np.float32)
+
+
+def make_recording(n_times: int = 100, sfreq: float = 100.0) -> Recording:
+    info = StreamInfo("demo", "demo-1", "EEG", sfreq, make_montage(["Fp1", "Oz"]))
+    return Recording(info, whole_microvolts(n_times, 2))
+
+
+async def played(recording: Recording, *, speed: float = math.inf, chunk_s: float = 0.02) -> list[Chunk]:
+    return [chunk async for chunk in ReplaySource(recording, clock=time.monotonic, speed=speed, chunk_s=chunk_s)]
+
+
+# --- EDF, BDF, FIF, EEGLAB ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".edf", ".bdf"])
+def test_edf_and_bdf_come_back_exactly(tmp_path: Path, suffix: str) -> None:
+    """What was written in microvolts is read in microvolts, with clean names, without the EOG, with annotations."""
+    data = whole_microvolts(512, 3)
+    full_scale = 32768 if suffix == ".edf" else 8388608
+    signals = [
+        (edfio.EdfSignal if suffix == ".edf" else edfio.BdfSignal)(
+            column.astype(np.float64),
+            256.0,
+            label=label,
+            physical_dimension="uV",
+            physical_range=(-full_scale, full_scale - 1),
+            digital_range=(-full_scale, full_scale - 1),
+        )
+        for label, column in zip(["EEG Fp1-REF", "EOG left", "Cz.."], data.T, strict=True)
+    ]
+    notes = [edfio.EdfAnnotation(0.5, None, "T1"), edfio.EdfAnnotation(1.25, 0.5, "T2")]
+    path = tmp_path / f"S7{suffix}"
+    (edfio.Edf if suffix == ".edf" else edfio.Bdf)(signals, annotations=notes).write(path)
+
+    recording = read(path)
+
+    assert recording.info.ch_names == ("Fp1", "Cz")
+    assert recording.info.sfreq == 256.0
+    assert recording.info.source_id == "streamnode-play:S7"
+    assert recording.duration_s == 2.0
+    assert recording.data.dtype == np.float32
+    np.testing.assert_array_equal(recording.data, data[:, [0, 2]])
+    assert recording.annotations == (Annotation(0.5, 0.0, "T1"), Annotation(1.25, 0.5, "T2"))
+
+
+@pytest.mark.parametrize("meas_date", [None, 1_000_000_000])
+def test_fif_comes_back_exactly(tmp_path: Path, meas_date: int | None) -> None:
+    """A cropped FIF gives its samples, its own positions, and annotations counted from its first sample."""
+    data = RNG.normal(0, 30, (300, 3)).astype(np.float32)
+    info = mne.create_info(["Fp1", "X1", "EOG 061"], 100.0, ["eeg", "eeg", "eog"])
+    raw = mne.io.RawArray(data.T.astype(np.float64) * 1e-6, info, verbose="ERROR")
+    raw.set_meas_date(meas_date)
+    raw.set_annotations(mne.Annotations([0.5, 2.0], [0.0, 0.1], ["early", "late"]))
+    raw.info["chs"][1]["loc"][:3] = [0.01, 0.02, 0.03]
+    path = tmp_path / "demo_raw.fif"
+    raw.crop(1.0, None).save(path, fmt="double", verbose="ERROR")
+
+    recording = read(path)
+
+    assert recording.info.ch_names == ("Fp1", "X1")
+    np.testing.assert_array_equal(recording.data, data[100:, :2])
+    np.testing.assert_allclose(recording.info.montage.ch_pos[1], [0.01, 0.02, 0.03], atol=1e-7)
+    assert [a.description for a in recording.annotations] == ["late"]
+    assert recording.annotations[0].t_s == pytest.approx(1.0, abs=1e-9)
+
+
+def test_eeglab_sample_without_its_eog(data_dir: Path) -> None:
+    """The EEGLAB sample gives the floats of its .fdt file, its positions and events, and neither EOG1 nor EOG2."""
+    recording = read(data_dir / "eeglab" / "eeglab_data.set")
+
+    raw = np.fromfile(data_dir / "eeglab" / "eeglab_data.fdt", "<f4").reshape(-1, 32)
+    eeg = [i for i in range(32) if i not in {1, 5}]  # EOG1 and EOG2
+    np.testing.assert_array_equal(recording.data, raw[:, eeg])
+    assert recording.info.sfreq == 128.0
+    assert recording.info.ch_names[:3] == ("Fpz", "F3", "Fz")
+    np.testing.assert_allclose(recording.info.montage.ch_pos[0], [0, 0.09997791, -0.00210157], atol=1e-7)
+    assert len(recording.annotations) == 154
+    assert {a.description for a in recording.annotations} == {"square", "rt"}
+
+
+def test_eegmmidb_names_and_places(data_dir: Path) -> None:
+    """All 64 dotted names of an EEGMMIDB file become electrodes with a place."""
+    recording = read(data_dir / "eegmmidb" / "S001R02.edf")
+
+    assert recording.info.n_chans == 64
+    assert recording.info.ch_names[:4] == ("FC5", "FC3", "FC1", "FCz")
+    assert np.isfinite(recording.info.montage.ch_pos).all()
+    assert recording.data.shape == (9600, 64)
+    assert 10 < recording.data.std() < 200  # microvolts, not volts
+    assert [a.description for a in recording.annotations] == ["T0"]
+
+
+def test_fif_sample_keeps_its_positions(data_dir: Path) -> None:
+    """Positions that the file has win over the template."""
+    recording = read(data_dir / "zuna" / "sample1_raw.fif")
+
+    assert recording.data.shape == (3840, 12)
+    np.testing.assert_allclose(recording.info.montage.ch_pos[0], [-0.03090259, 0.11458518, 0.02786657], atol=1e-7)
+
+
+# --- XDF ------------------------------------------------------------------------------------------------------------
+
+
+def xdf_chunk(tag: int, content: bytes, stream: int | None = None) -> bytes:
+    body = struct.pack("<H", tag) + (b"" if stream is None else struct.pack("<I", stream)) + content
+    return b"\x04" + struct.pack("<I", len(body)) + body
+
+
+def xdf_stream(number: int, stype: str, values: Sequence[object], stamps: Sequence[float], desc: str = "") -> bytes:
+    """One stream: floats at 100 Hz, or strings without a rate."""
+    strings = isinstance(values[0], str)
+    rate, fmt = (0, "string") if strings else (100, "float32")
+    n_chans = 1 if strings else len(np.atleast_1d(np.asarray(values[0])))
+    header = (
+        f"<info><name>{stype.lower()}-{number}</name><type>{stype}</type><channel_count>{n_chans}</channel_count>"
+        f"<nominal_srate>{rate}</nominal_srate><channel_format>{fmt}</channel_format><desc>{desc}</desc></info>"
+    )
+    samples = b"\x04" + struct.pack("<I", len(values))
+    for value, stamp in zip(values, stamps, strict=True):
+        text = isinstance(value, str) and b"\x01" + struct.pack("<B", len(value)) + value.encode()
+        packed = text or np.asarray(value, "<f4").tobytes()
+        samples += b"\x08" + struct.pack("<d", stamp) + packed
+    footer = xdf_chunk(6, b"<info><sample_count>0</sample_count></info>", number)
+    return xdf_chunk(2, header.encode(), number) + xdf_chunk(3, samples, number) + footer
+
+
+def xdf_file(path: Path, *streams: bytes) -> Path:
+    path.write_bytes(b"XDF:" + xdf_chunk(1, b"<info><version>1.0</version></info>") + b"".join(streams))
+    return path
+
+
+DESC = (
+    "<channels>"
+    "<channel><label>Fc5.</label><unit>volts</unit><type>EEG</type></channel>"
+    "<channel><label>TRG</label><unit>none</unit><type>Trigger</type></channel>"
+    "<channel><label>Oz</label><unit>microvolts</unit><type>EEG</type></channel>"
+    "</channels>"
+)
+
+
+def test_xdf_with_markers(tmp_path: Path) -> None:
+    """Labels, units and types of the stream are used; a marker lies on its sample although the device ran slow."""
+    data = whole_microvolts(200, 3)
+    stamps = 1000.0 + np.arange(200) / 99.0  # nominally 100 Hz
+    path = xdf_file(
+        tmp_path / "run.xdf",
+        xdf_stream(1, "EEG", list(data), list(stamps), DESC),
+        xdf_stream(2, "Markers", ["before", "go"], [999.0, float(stamps[150])]),
+    )
+
+    recording = read(path)
+
+    assert recording.info.ch_names == ("FC5", "Oz")
+    assert recording.info.sfreq == 100.0
+    np.testing.assert_array_equal(recording.data, data[:, [0, 2]] * [1e6, 1])
+    assert [a.description for a in recording.annotations] == ["go"]
+    assert recording.annotations[0].t_s == pytest.approx(1.5, abs=1e-6)
+
+
+def test_xdf_of_several_eeg_streams_is_refused(tmp_path: Path) -> None:
+    """Of two EEG streams neither is taken by chance: the error names both."""
+    streams = [xdf_stream(n, "EEG", list(whole_microvolts(5, 2)), [1.0, 1.01, 1.02, 1.03, 1.04]) for n in (1, 2)]
+
+    with pytest.raises(ConfigError, match="several EEG streams \\(eeg-1, eeg-2\\)"):
+        read(xdf_file(tmp_path / "two.xdf", *streams))
+
+
+def test_xdf_without_eeg_is_refused(tmp_path: Path) -> None:
+    """Markers alone are nothing to play."""
+    path = xdf_file(tmp_path / "none.xdf", xdf_stream(1, "Markers", ["a"], [1.0]))
+
+    with pytest.raises(ContractError, match="no stream of type EEG"):
+        read(path)
+
+
+def test_xdf_sample(data_dir: Path) -> None:
+    """The EEGLAB test XDF, which names no channels, plays at its nominal rate with numbered channels."""
+    path = data_dir / "eeglab" / "test.xdf"
+    recording = read(path)
+
+    streams, _ = pyxdf.load_xdf(path)
+    np.testing.assert_array_equal(recording.data, streams[0]["time_series"].astype(np.float32))
+    assert recording.info.sfreq == 1000.0
+    assert recording.info.ch_names == tuple(f"ch{i}" for i in range(1, 9))
+
+
+# --- CSV ------------------------------------------------------------------------------------------------------------
+
+
+def csv_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "demo.csv"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_csv_in_volts(tmp_path: Path) -> None:
+    """Comments and blank lines are skipped, the time column is not a channel, and volts become microvolts."""
+    text = "# made by hand\n\nfp1, Timestamp ,OZ\n0.000001,10.0,0.5\n\n  # half way\n-0.000002,10.004,1e-6\n"
+    recording = read(csv_file(tmp_path, text))
+
+    assert recording.info.ch_names == ("Fp1", "Oz")
+    assert recording.info.sfreq == 250.0
+    np.testing.assert_array_equal(recording.data, [[1, 500000], [-2, 1]])
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("V", 1e6), ("mV", 1e3), ("uV", 1.0), ("nV", 1e-3)])
+def test_csv_unit(tmp_path: Path, unit: str, factor: float) -> None:
+    """The unit of the values is the caller's to say."""
+    recording = read(csv_file(tmp_path, "t,Cz\n0,2\n0.01,3\n"), unit=unit)
+
+    np.testing.assert_array_equal(recording.data[:, 0], np.array([2 * factor, 3 * factor], np.float32))
+
+
+def test_csv_first_column_that_rises_is_time(tmp_path: Path) -> None:
+    """Without a name that says so, a first column that only rises is the time; one that does not is a channel."""
+    assert read(csv_file(tmp_path, "x,Cz\n0,2\n0.01,1\n")).info.ch_names == ("Cz",)
+    assert read(csv_file(tmp_path, "Fz,Cz\n0,2\n-1,1\n"), sfreq=256.0).info.ch_names == ("Fz", "Cz")
+
+
+@pytest.mark.parametrize("decimals", [3, 4, 6, 9])
+def test_csv_rate_from_rounded_times_with_a_gap(tmp_path: Path, decimals: int) -> None:
+    """256 Hz is recognised from times rounded to a millisecond and with a second missing."""
+    times = np.arange(2560) / 256 + (np.arange(2560) > 1000)
+    text = "time,Cz\n" + "".join(f"{t:.{decimals}f},0\n" for t in times)
+
+    assert read(csv_file(tmp_path, text)).info.sfreq == 256.0
+
+
+def test_csv_rate_that_is_no_whole_number(tmp_path: Path) -> None:
+    """A rate that the times show to be broken stays so."""
+    text = "time,Cz\n" + "".join(f"{n / 998.42:.9f},0\n" for n in range(5000))
+
+    assert read(csv_file(tmp_path, text)).info.sfreq == pytest.approx(998.42, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("t,Cz\n0,1\n\n0.1,1,2\n", "demo.csv:4 has 3 fields but the header names 2"),
+        ("t,Cz\n0,1\n0.1,x1\n", "demo.csv:3, column 2 \\(Cz\\): 'x1' is not a number"),
+        ("t,Cz\n0,1\n0.1,nan\n", "no number for Cz at 0.1"),
+        ("t,Cz\n", "has no samples"),
+        ("", "has no samples"),
+        ("Fz,Cz\n1,2\n0,1\n", "no rising times"),
+        ("t,Cz\n1,2\n", "no rising times"),
+    ],
+)
+def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
+    """Whatever is wrong with a CSV file is said with the place where it is."""
+    with pytest.raises(ConfigError, match=message):
+        read(csv_file(tmp_path, text))
+
+
+@pytest.mark.parametrize("sfreq", [0.0, -1.0, math.inf, math.nan])
+def test_rate_that_is_none(tmp_path: Path, sfreq: float) -> None:
+    """A rate must be a number above 0."""
+    with pytest.raises(ConfigError, match="sampling frequency above 0"):
+        read(csv_file(tmp_path, "Fz,Cz\n1,2\n0,1\n"), sfreq=sfreq)
+
+
+def test_unknown_unit(tmp_path: Path) -> None:
+    """A unit that is none of volts is refused."""
+    with pytest.raises(ConfigError, match="'furlong' is no unit"):
+        read(csv_file(tmp_path, "t,Cz\n0,1\n"), unit="furlong")
+
+
+# --- what is taken, what is refused ---------------------------------------------------------------------------------
+
+
+def test_picks(tmp_path: Path) -> None:
+    """Picks choose and order the channels, whatever their spelling; an absent one is named."""
+    path = csv_file(tmp_path, "t,Fp1,Cz,EOG\n0,1,2,3\n0.01,4,5,6\n")
+
+    assert read(path).info.ch_names == ("Fp1", "Cz")
+    recording = read(path, picks=["EOG", "EEG CZ-REF"], unit="uV")
+    assert recording.info.ch_names == ("EOG", "Cz")
+    np.testing.assert_array_equal(recording.data, [[3, 2], [6, 5]])
+    with pytest.raises(ConfigError, match="has no channel Pz: it has Fp1, Cz, EOG"):
+        read(path, picks=["Cz", "Pz"])
+
+
+def test_no_eeg_at_all(tmp_path: Path) -> None:
+    """A file of other signals does not fit."""
+    with pytest.raises(ContractError, match="no EEG channel \\(only ECG, hEOG\\)"):
+        read(csv_file(tmp_path, "t,ECG,hEOG\n0,1,2\n0.01,4,5\n"))
+
+
+@pytest.mark.parametrize("suffix", ["fif", "edf", "bdf", "set", "xdf"])
+@pytest.mark.parametrize("content", [b"", b"not what it seems " * 40])
+def test_files_of_another_format(tmp_path: Path, suffix: str, content: bytes) -> None:
+    """A file that is not what its suffix says is refused before a parser stumbles over it."""
+    path = tmp_path / f"wrong.{suffix}"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=f"is no {suffix.upper()} file whatever its name says"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["eegmmidb/S001R02.edf", "eeglab/eeglab_data.set"])
+def test_damaged_files(data_dir: Path, tmp_path: Path, name: str) -> None:
+    """A file that breaks off in its header is one sentence that names it, not the traceback of a parser."""
+    path = tmp_path / Path(name).name
+    path.write_bytes((data_dir / name).read_bytes()[:500])
+
+    with pytest.raises(ConfigError, match=f"{path.name} cannot be read as {path.suffix[1:].upper()} ") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_unknown_files(tmp_path: Path) -> None:
+    """A path that is no file, and a format nobody knows, are said so."""
+    with pytest.raises(ConfigError, match=r"gone\.edf is not a file"):
+        read(tmp_path / "gone.edf")
+    (tmp_path / "song.mp3").touch()
+    with pytest.raises(ConfigError, match=r"recordings end in \.fif, \.edf"):
+        read(tmp_path / "song.mp3")
+
+
+def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the optional packages the error says how to get them."""
+    path = tmp_path / "a.edf"
+    path.write_bytes(b"0")
+    monkeypatch.setitem(sys.modules, "mne", None)
+
+    with pytest.raises(ConfigError, match="pip install streamnode\\[files\\]"):
+        read(path)
+
+
+def test_recording_without_samples() -> None:
+    """An empty recording cannot be made, so that looping over one cannot hang."""
+    with pytest.raises(ContractError, match="no samples"):
+        make_recording(0)
+
+
+# --- playing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_s", [0.001, 0.03, 10.0])
+async def test_chunks_add_up_to_the_recording(chunk_s: float) -> None:
+    """In any chunks the samples are those of the recording, in order, on a grid of 1 / sfreq."""
+    recording = make_recording()
+    chunks = await played(recording, chunk_s=chunk_s)
+
+    np.testing.assert_array_equal(np.concatenate([c.data for c in chunks]), recording.data)
+    assert [c.start for c in chunks] == [0, *np.cumsum([c.n_times for c in chunks])[:-1]]
+    np.testing.assert_allclose([c.t0 - chunks[0].t0 for c in chunks], [c.start / 100 for c in chunks], atol=1e-9)
+    assert {c.run for c in chunks} == {0}
+
+
+async def test_loop_starts_a_run() -> None:
+    """Each pass is a run of its own, the index goes on, and no chunk spans the seam."""
+    recording = make_recording(7)
+    chunks: list[Chunk] = []
+    async for chunk in ReplaySource(recording, clock=time.monotonic, speed=math.inf, loop=True, chunk_s=0.03):
+        chunks.append(chunk)
+        if len(chunks) == 6:
+            break
+
+    assert [(c.run, c.start, c.n_times) for c in chunks] == [
+        *((0, 0, 3), (0, 3, 3), (0, 6, 1)),
+        *((1, 7, 3), (1, 10, 3), (1, 13, 1)),
+    ]
+    np.testing.assert_array_equal(chunks[4].data, recording.data[3:6])
+
+
+async def test_nothing_comes_early() -> None:
+    """At speed 4 each chunk comes when its last sample is due, and not before."""
+    chunks = await played(make_recording(), speed=4.0)
+
+    t0 = chunks[0].t0
+    assert all(c.t_arrived - t0 >= (c.start + c.n_times - 1) / 400 for c in chunks)
+
+
+async def test_lateness_does_not_add_up() -> None:
+    """A consumer that stalls is late once: it then gets what it missed at once, and the end comes on time."""
+    recording = make_recording(60)  # 0.6 s
+    n_times, t_end, t0 = 0, 0.0, time.monotonic()
+    async for chunk in ReplaySource(recording, clock=time.monotonic):
+        if not n_times:
+            time.sleep(0.3)  # noqa: ASYNC251  (the fault)
+        n_times += chunk.n_times
+        t_end = chunk.t_arrived
+
+    assert n_times == 60
+    assert 0.59 <= t_end - t0 < 0.8
+
+
+async def test_full_speed_lets_others_run() -> None:
+    """As fast as possible still gives way to other tasks after every chunk."""
+    turns = 0
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(neighbour())
+        chunks = await played(make_recording())
+        task.cancel()
+
+    assert turns >= len(chunks)
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan])
+async def test_speed_that_plays_nothing(speed: float) -> None:
+    """A speed must be above 0."""
+    with pytest.raises(ConfigError, match="above 0"):
+        await played(make_recording(), speed=speed)

@@ -1,0 +1,349 @@
+"""The three tasks between source and sinks: scripted sources, real chain and model, exact counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+
+from streamnode import build, config
+from streamnode.errors import ContractError, SinkError, StreamLost
+from streamnode.inference.engine import Engine
+from streamnode.inference.worker import Worker
+from streamnode.metrics import Metrics
+from streamnode.montage import make_montage
+from streamnode.pipeline import Pipeline, Session
+from streamnode.types import Chunk, ModelOutput, OutputMeta, Source, StreamInfo
+
+CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
+INFO = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES))
+SECOND = 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+def configure(folder: Path, *, bad_channels: str = "keep", on_change: str = "rebuild") -> config.NodeConfig:
+    path = folder / "node.yaml"
+    path.write_text(
+        f"source: {{kind: lsl, on_change: {on_change}}}\nepoch: {{hop_s: 1.0}}\n"
+        f"signal: {{bad_channels: {bad_channels}}}\n"
+        "model: {kind: luna, weights: 'random:0', device: cpu, outputs: [embedding, attention]}\n"
+        "sinks: [{kind: lsl, name: out}]\n"
+    )
+    return config.load(path)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return build.load_engine(configure(folder).model)
+
+
+@dataclass
+class Scripted:
+    """A source that yields what it is told, then ends, or is lost."""
+
+    info: StreamInfo
+    chunks: Iterable[Chunk]
+    lost: bool = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        for chunk in self.chunks:
+            await asyncio.sleep(0)
+            yield chunk
+        if self.lost:
+            raise StreamLost("the script says so")
+
+
+class Absent(Scripted):
+    """A source that no stream matches."""
+
+    async def __aenter__(self) -> Self:
+        raise StreamLost("no stream matched")
+
+
+def life(n_epochs: int, *, run: int = 0, info: StreamInfo = INFO, lost: bool = False) -> Scripted:
+    """Noise for so many epochs: 5 s, a hop for each further one, and a second for the delay of the filters."""
+    return Scripted(info, [chunk(second, run=run, info=info) for second in range(n_epochs + 5)], lost=lost)
+
+
+@dataclass
+class Memory:
+    """A sink that remembers, and refuses what it is told to.
+
+    `last` is the epoch after which `done` is set; nothing is taken before `gate` is.
+    """
+
+    name: str = "memory"
+    refused: frozenset[int] = frozenset()
+    metas: list[OutputMeta] = field(default_factory=list)
+    outputs: list[ModelOutput] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    last: int | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def announce(self, meta: OutputMeta) -> None:
+        self.metas.append(meta)
+
+    async def publish(self, output: ModelOutput) -> None:
+        await self.gate.wait()
+        if output.seq in self.refused:
+            raise SinkError("the script says so")
+        self.outputs.append(output)
+        if output.seq == self.last:
+            self.done.set()
+
+
+def chunk(second: int, *, run: int = 0, n_seconds: int = 1, info: StreamInfo = INFO) -> Chunk:
+    """Seconds of noise, different ones for each second."""
+    seed, n_times = second + 1000 * run, n_seconds * SECOND
+    rng = np.random.default_rng(seed)
+    data = 10 * (
+        rng.standard_normal((n_times, info.n_chans)) + 2 * rng.standard_normal((n_times, 1))
+    )  # alike, as EEG is
+    data = data.astype(np.float32)
+    t0 = 100.0 * run + second
+    return Chunk(info, data, start=second * SECOND, t0=t0, t_arrived=t0 + n_seconds, run=run)
+
+
+@dataclass
+class Rig:
+    """A pipeline around scripts."""
+
+    pipeline: Pipeline
+    metrics: Metrics
+    sink: Memory
+    asked_runs: list[int]
+
+    def dropped(self, what: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"streamnode_{what}_dropped_total", labels) or 0.0
+
+
+@pytest.fixture
+def rig(folder: Path, engine: Engine) -> Callable[..., Rig]:
+    def make(*lives: Scripted, backlog: int = 100, sinks: Sequence[Memory] = (), **wishes: str) -> Rig:
+        node_config = configure(folder, **wishes)
+        metrics, script, asked = Metrics(), iter(lives), list[int]()
+        sinks = sinks or [Memory()]
+
+        def open_source(run: int) -> Source:
+            asked.append(run)
+            return next(script)
+
+        async def open_session(info: StreamInfo, first_seq: int) -> Session:
+            return build.open_session(node_config, engine, info, first_seq)
+
+        pipeline = Pipeline(
+            open_source=open_source,
+            open_session=open_session,
+            worker=Worker(build.clock),
+            sinks=sinks,
+            backlog=backlog,
+            rebuild=build.rebuilds(node_config),
+            clock=build.clock,
+            metrics=metrics,
+        )
+        return Rig(pipeline, metrics, sinks[0], asked)
+
+    return make
+
+
+async def test_every_epoch_of_a_finite_source_reaches_the_sink(rig: Callable[..., Rig]) -> None:
+    """A source that ends is drained: all its epochs are published, in order, and the pipeline ends by itself."""
+    it = rig(life(5))
+    await it.pipeline.run()
+    assert [output.seq for output in it.sink.outputs] == [0, 1, 2, 3, 4]
+    assert it.pipeline.status.source == "ended"
+    assert it.pipeline.status.dropped == 0
+    assert len(it.sink.metas) == 1
+
+
+async def test_lost_source_is_opened_again_with_the_next_run(rig: Callable[..., Rig]) -> None:
+    """After a loss the next source starts the next run; epochs before and after are complete and keep counting."""
+    it = rig(life(2, lost=True), life(2, run=1))
+    await it.pipeline.run()
+    assert it.asked_runs == [0, 1]
+    assert [(output.seq, output.run) for output in it.sink.outputs] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert it.metrics.registry.get_sample_value("streamnode_source_reconnects_total", {"stream": "headset"}) == 1
+
+
+async def test_samples_before_and_after_a_loss_never_meet(rig: Callable[..., Rig]) -> None:
+    """4 s before and 4 s after a loss make no epoch of 5 s."""
+    first = Scripted(INFO, [chunk(second) for second in range(4)], lost=True)
+    again = Scripted(INFO, [chunk(second, run=1) for second in range(4)])
+    it = rig(first, again)
+    await it.pipeline.run()
+    assert it.sink.outputs == []
+
+
+async def test_second_run_is_as_if_it_were_the_first(rig: Callable[..., Rig]) -> None:
+    """Nothing of one run is left in the next: filters, resampler and ring start anew."""
+    alone = rig(life(2, run=1))
+    await alone.pipeline.run()
+    after = rig(life(2, lost=True), life(2, run=1))
+    await after.pipeline.run()
+    np.testing.assert_array_equal(after.sink.outputs[2].embedding, alone.sink.outputs[0].embedding)
+
+
+async def test_source_that_never_was_there_ends_the_pipeline(rig: Callable[..., Rig]) -> None:
+    """Losing a source that was never entered is not retried: it has waited as long as it was told to."""
+    it = rig(Absent(INFO, []))
+    with pytest.raises(ExceptionGroup) as caught:
+        await it.pipeline.run()
+    assert caught.group_contains(StreamLost, match="no stream matched")
+
+
+async def test_changed_stream_is_rebuilt_and_announced_anew(rig: Callable[..., Rig]) -> None:
+    """A source that comes back with other channels gets a chain and a description of its own."""
+    fewer = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES[:4]))
+    it = rig(life(2, lost=True), life(2, run=1, info=fewer))
+    await it.pipeline.run()
+    assert [meta.ch_names for meta in it.sink.metas] == [CH_NAMES, CH_NAMES[:4]]
+    assert [output.seq for output in it.sink.outputs] == [0, 1, 2, 3]
+
+
+async def test_stream_that_comes_back_unfit_ends_the_pipeline(rig: Callable[..., Rig]) -> None:
+    """A source that comes back with a rate the model cannot use is refused, not fed to the model."""
+    slow = StreamInfo("headset", "headset-1", "EEG", 100.0, INFO.montage)
+    it = rig(life(2, lost=True), Scripted(slow, []))
+    with pytest.raises(ExceptionGroup) as caught:
+        await it.pipeline.run()
+    assert caught.group_contains(ContractError, match="100 Hz")
+
+
+async def test_changed_stream_can_be_rejected(rig: Callable[..., Rig]) -> None:
+    """Under `on_change: reject` a source that comes back changed ends the pipeline, after all it gave before."""
+    fewer = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES[:4]))
+    it = rig(life(2, lost=True), life(2, run=1, info=fewer), on_change="reject")
+    with pytest.raises(ExceptionGroup) as caught:
+        await it.pipeline.run()
+    assert caught.group_contains(ContractError, match="on_change")
+
+
+def flat(n_epochs: int) -> Scripted:
+    """A life in which C3 is dead."""
+    source = life(n_epochs)
+    for piece in source.chunks:
+        piece.data[:, CH_NAMES.index("C3")] = 7.0
+    return source
+
+
+async def test_bad_channel_is_flagged_and_kept(rig: Callable[..., Rig]) -> None:
+    """By default every epoch goes to the model as it is, and the result names the bad channels."""
+    it = rig(flat(2))
+    await it.pipeline.run()
+    assert [output.bad_channels for output in it.sink.outputs] == [("C3",), ("C3",)]
+    assert all(np.isfinite(output.arrays()["attention"]).all() for output in it.sink.outputs)
+
+
+async def test_masked_channel_is_as_if_it_were_not_there(rig: Callable[..., Rig]) -> None:
+    """Under `mask` the model sees the other channels only; shapes stay, with NaN for the channel left out."""
+    it = rig(flat(1), bad_channels="mask")
+    await it.pipeline.run()
+    (output,) = it.sink.outputs
+    c3 = CH_NAMES.index("C3")
+    attention = output.arrays()["attention"]
+    assert attention.shape == it.sink.metas[0].shapes["attention"]
+    assert np.isnan(attention[..., c3]).all()
+    np.testing.assert_allclose(np.delete(attention, c3, axis=-1).sum(axis=-1), 1.0, rtol=1e-5)
+    others = tuple(name for name in CH_NAMES if name != "C3")
+    pick = [CH_NAMES.index(name) for name in others]
+    info = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(others))
+    chunks = [replace(piece, info=info, data=piece.data[:, pick]) for piece in flat(1).chunks]
+    alone = rig(Scripted(info, chunks))
+    await alone.pipeline.run()
+    a, b = (result.arrays()["embedding"] for result in (output, alone.sink.outputs[0]))
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+async def test_interpolated_channel_reaches_the_model(rig: Callable[..., Rig]) -> None:
+    """Under `interpolate` the model sees all channels, the bad one drawn from the others."""
+    kept, drawn = rig(flat(1)), rig(flat(1), bad_channels="interpolate")
+    await kept.pipeline.run()
+    await drawn.pipeline.run()
+    a, b = (it.sink.outputs[0] for it in (kept, drawn))
+    assert a.bad_channels == b.bad_channels == ("C3",)
+    assert np.isfinite(b.arrays()["attention"]).all()
+    assert not np.allclose(a.arrays()["embedding"], b.arrays()["embedding"], atol=1e-3)
+
+
+async def test_epoch_with_a_bad_channel_can_be_skipped(rig: Callable[..., Rig]) -> None:
+    """Under `skip` no epoch with a bad channel is inferred, and each is counted."""
+    it = rig(flat(3), bad_channels="skip")
+    await it.pipeline.run()
+    assert it.sink.outputs == []
+    assert it.dropped("epochs", stream="headset", reason="bad_channels") == 3
+
+
+async def test_newest_epoch_replaces_the_unstarted_one_and_is_counted(rig: Callable[..., Rig]) -> None:
+    """Latest wins: of epochs that complete at once, only the newest is inferred, and the rest are counted."""
+    it = rig(Scripted(INFO, [chunk(0, n_seconds=15)]), backlog=1)
+    await it.pipeline.run()
+    assert [output.seq for output in it.sink.outputs] == [9]
+    assert it.dropped("epochs", stream="headset", reason="superseded") == 9
+    assert it.pipeline.status.epochs == it.pipeline.status.dropped + len(it.sink.outputs)
+
+
+async def test_epoch_with_a_hole_is_dropped_and_counted(rig: Callable[..., Rig]) -> None:
+    """A sample that is not a number costs the epochs that hold it, and no other."""
+    chunks = [chunk(second) for second in range(16)]
+    chunks[5].data[10, 2] = np.nan
+    it = rig(Scripted(INFO, chunks))
+    await it.pipeline.run()
+    dropped = int(it.dropped("epochs", stream="headset", reason="bad_channels"))
+    assert dropped == 6  # the delay of the low-pass spreads the hole over 43 ms, which touches no further epoch
+    assert len(it.sink.outputs) == it.pipeline.status.epochs - dropped
+    assert all(np.isfinite(output.arrays()["embedding"]).all() for output in it.sink.outputs)
+
+
+async def test_result_a_sink_refuses_is_counted_and_the_next_is_tried(rig: Callable[..., Rig]) -> None:
+    """A failing sink loses only what it refused."""
+    it = rig(life(5), sinks=[Memory(refused=frozenset({1, 2}))])
+    await it.pipeline.run()
+    assert [output.seq for output in it.sink.outputs] == [0, 3, 4]
+    assert it.dropped("outputs", sink="memory", reason="sink_error") == 2
+
+
+async def test_slow_sink_holds_up_nobody_and_its_losses_are_counted(rig: Callable[..., Rig]) -> None:
+    """A sink that hangs gets a bounded backlog; the others get everything meanwhile."""
+    slow, fast = Memory("slow"), Memory("fast", last=79)
+    slow.gate.clear()
+    it = rig(life(80), sinks=[slow, fast])
+    task = asyncio.create_task(it.pipeline.run())
+    await fast.done.wait()
+    assert [output.seq for output in fast.outputs] == list(range(80))
+    slow.gate.set()
+    await task
+    lost = it.dropped("outputs", sink="slow", reason="sink_full")
+    assert lost == 80 - 64 - 1  # 64 wait, one is on its way, and the announcement was taken before
+    assert len(slow.outputs) + lost == 80
+
+
+async def test_trace_is_in_order(rig: Callable[..., Rig]) -> None:
+    """The stations of an epoch are stamped in the order it passes them."""
+    it = rig(life(1))
+    await it.pipeline.run()
+    trace = it.sink.outputs[0].trace
+    assert trace is not None
+    assert trace.t_epoch <= trace.t_enqueued <= trace.t_infer0 < trace.t_infer1
+    assert trace.t_last == it.sink.outputs[0].t_last

@@ -1,0 +1,114 @@
+"""The HTTP face says what is so: health, readiness, metrics, and the node's state without its secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from streamnode import config
+from streamnode.errors import ConfigError
+from streamnode.metrics import Metrics
+from streamnode.pipeline import Status, Timings
+from streamnode.web.app import NodeView, make_app, percentiles_ms, serve
+
+YAML = """\
+node: {name: web-test, http: 127.0.0.1:0}
+source: {kind: synthetic}
+model: {kind: luna, weights: "random:0"}
+sinks:
+  - {kind: lsl, name: out}
+  - {kind: mqtt, url: mqtt://127.0.0.1:1, topic: web, username: u, password: {env: WEB_TEST_SECRET}}
+"""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> tuple[NodeView, Status, Metrics]:
+    path = tmp_path / "node.yaml"
+    path.write_text(YAML)
+    status, metrics = Status(), Metrics()
+    return NodeView(config.load(path), status, metrics, ("lsl:out", "mqtt:web")), status, metrics
+
+
+async def get(url: str) -> tuple[int, str]:
+    def fetch() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return await asyncio.to_thread(fetch)
+
+
+async def test_ready_only_when_samples_flow_and_every_sink_is_connected(
+    node: tuple[NodeView, Status, Metrics],
+) -> None:
+    """/readyz is 503 until the source runs and all sinks are connected, and says which is not."""
+    view, status, metrics = node
+    async with serve(make_app(view), "127.0.0.1:0") as url:
+        assert (await get(f"{url}/healthz")) == (200, "ok\n")
+        assert (await get(f"{url}/readyz"))[0] == 503
+        status.source = "running"
+        metrics.sink_connected.labels("lsl:out").set(1)
+        code, body = await get(f"{url}/readyz")
+        assert (code, json.loads(body)["sinks"]) == (503, {"lsl:out": True, "mqtt:web": False})
+        metrics.sink_connected.labels("mqtt:web").set(1)
+        assert (await get(f"{url}/readyz"))[0] == 200
+
+
+async def test_metrics_are_what_was_counted(node: tuple[NodeView, Status, Metrics]) -> None:
+    """/metrics is the node's own registry in Prometheus' text format."""
+    view, _, metrics = node
+    metrics.epochs_dropped.labels("headset", "superseded").inc(3)
+    async with serve(make_app(view), "127.0.0.1:0") as url:
+        _, text = await get(f"{url}/metrics")
+    assert 'streamnode_epochs_dropped_total{reason="superseded",stream="headset"} 3.0' in text
+
+
+async def test_info_tells_everything_but_secrets(
+    node: tuple[NodeView, Status, Metrics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/info holds the configuration and the latest figures, and not a trace of a password."""
+    monkeypatch.setenv("WEB_TEST_SECRET", "hunter2")
+    view, status, _ = node
+    status.timings["lsl:out"] = Timings(deque([0.010] * 99 + [0.020]), deque([0.001]))
+    async with serve(make_app(view), "127.0.0.1:0") as url:
+        _, text = await get(f"{url}/info")
+    info = json.loads(text)
+    assert info["config"]["node"]["name"] == "web-test"
+    assert info["latency_ms"]["lsl:out"]["p50"] == 10.0
+    assert info["source"] == "starting"
+    assert "hunter2" not in text
+    assert "WEB_TEST_SECRET" not in text
+
+
+async def test_page_is_self_contained(node: tuple[NodeView, Status, Metrics]) -> None:
+    """The status page asks no other host for anything."""
+    async with serve(make_app(node[0]), "127.0.0.1:0") as url:
+        code, page = await get(f"{url}/")
+    assert code == 200
+    assert "://" not in page
+
+
+async def test_port_in_use_is_one_sentence(node: tuple[NodeView, Status, Metrics]) -> None:
+    """A taken port is a `ConfigError` that names it and says what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"node\.http cannot listen on {address} .*choose another port"):
+            async with serve(make_app(node[0]), address):
+                pass
+
+
+def test_percentiles() -> None:
+    """Percentiles are in milliseconds."""
+    assert percentiles_ms([0.001, 0.002, 0.003]) == {"p50": 2.0, "p99": 2.98}

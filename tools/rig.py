@@ -1,0 +1,100 @@
+"""A whole rig on loopback for the demo and the benchmark: broker, source and node, each on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from amqtt.broker import Broker
+from ruamel.yaml import YAML
+
+STOP_S = 10.0
+
+
+def port_or_free(port: int) -> int:
+    """`port` if nobody listens on it, else any free one."""
+    for candidate in (port, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", candidate))
+            return int(probe.getsockname()[1])
+    raise RuntimeError("no free port")
+
+
+@asynccontextmanager
+async def broker(port: int) -> AsyncIterator[None]:
+    """An embedded MQTT broker on loopback, so that nothing has to be installed."""
+    server = Broker(
+        {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
+            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        }
+    )
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.shutdown()
+
+
+@asynccontextmanager
+async def streamnode(*arguments: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A `streamnode` process that is interrupted, as by Ctrl-C, at the end; it logs to `log`."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "streamnode.cli", *arguments, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                await asyncio.wait_for(process.wait(), STOP_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def write_config(template: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of a YAML file in `folder` with `section__key=value` changes, lists indexed by number."""
+    yaml = YAML()
+    tree = yaml.load(template.read_text("utf-8"))
+    for path, value in changes.items():
+        *parents, leaf = (int(key) if key.isdigit() else key for key in path.split("__"))
+        place = tree
+        for parent in parents:
+            place = place[parent]
+        place[leaf] = value
+    target = folder / template.name
+    with target.open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
+    return target
+
+
+async def node_info(url: str) -> dict[str, Any] | None:
+    """The node's `/info`, or None while it does not answer."""
+
+    def get() -> dict[str, Any] | None:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/info", timeout=2) as reply:  # noqa: S310
+            return dict(json.load(reply))
+        return None
+
+    return await asyncio.to_thread(get)
+
+
+async def until_loaded(node: asyncio.subprocess.Process, url: str) -> None:
+    """Wait until a node has its model, or has ended."""
+    while node.returncode is None:
+        info = await node_info(url)
+        if info is not None and info["model"] is not None:
+            return
+        await asyncio.sleep(0.05)
