@@ -7,32 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamnode import __version__
 from streamnode.config import (
+    AlignedSourceConfig,
+    EpochConfig,
     LslSinkConfig,
     LslSourceConfig,
     LunaConfig,
+    MarkersConfig,
     MqttSinkConfig,
     NodeConfig,
     ReplaySourceConfig,
+    SourceConfig,
     SyntheticSourceConfig,
 )
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.metrics import Metrics
 from streamnode.montage import clean_name, coverage, make_montage
 from streamnode.pipeline import Session
+from streamnode.signal.chain import Wishes
 from streamnode.signal.channels import BIPOLAR_MONTAGES
 from streamnode.signal.guard import Guard
 from streamnode.signal.interpolate import interpolation_matrix
-from streamnode.signal.path import EpochStream, build_epochs
+from streamnode.signal.path import EpochStream, build_epochs, build_marker_epochs
 from streamnode.sinks.lsl import LslSink
 from streamnode.sinks.mqtt import MqttSink
+from streamnode.sources.aligned import AlignedSource
 from streamnode.sources.lsl import LslQuery, LslSource, local_clock
+from streamnode.sources.lsl_markers import LslMarkers
 from streamnode.sources.replay import ReplaySource, read
 from streamnode.sources.synthetic import CH_NAMES_64, SyntheticEeg, SyntheticSource
-from streamnode.types import Clock, ModelSpec, OutputMeta, Sink, Source, StreamInfo
+from streamnode.types import Clock, MarkerSource, ModelSpec, OutputMeta, Sink, Source, StreamInfo
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import BoundModel, Engine
@@ -41,50 +49,83 @@ if TYPE_CHECKING:
 clock: Clock = local_clock
 _WAITING_UNDER_ALL = 64  # epochs that may wait for inference under policy `all`
 _SLACK_S = 1.0  # what a source may deliver at once, beyond the epoch that is being judged
-_EXPIRY_HOPS = 10  # a broker keeps a result for a slow subscriber so long: stale results mislead
+_EXPIRY_HOPS, _EXPIRY_S = 10, 60.0  # so long a broker keeps a result for a slow subscriber: stale results mislead
 
 
-def source_opener(config: NodeConfig, metrics: Metrics) -> Callable[[int], Source]:
+def source_opener(source: SourceConfig, epoch: EpochConfig, metrics: Metrics) -> Callable[[int], Source]:
     """A function that makes a new source whose first run has the given number.
 
     Raises:
         ConfigError: the recording to replay cannot be read.
     """
-    match config.source:
+    match source:
         case LslSourceConfig() as lsl:
-            query = LslQuery(lsl.name, lsl.source_id, lsl.stype, lsl.predicate)
             return lambda run: LslSource(
-                query,
+                _query(lsl),
                 timeout_s=lsl.timeout_s,
                 stall_s=lsl.stall_s,
                 fill=lsl.fill,
-                max_missing_s=config.epoch.max_missing * config.epoch.duration_s,
+                max_missing_s=epoch.max_missing * epoch.duration_s,
+                cap=lsl.cap,
+                label=lsl.label,
                 metrics=metrics,
                 first_run=run,
             )
         case ReplaySourceConfig() as replay:
             recording = read(replay.file)
+            if replay.label:
+                recording = replace(recording, info=replace(recording.info, name=replay.label))
             speed = math.inf if replay.speed == "max" else replay.speed
             return lambda _: ReplaySource(recording, clock=clock, speed=speed, loop=replay.loop)
         case SyntheticSourceConfig() as synthetic:
             eeg = _synthetic(synthetic)
             return lambda _: SyntheticSource(eeg, clock=clock, duration_s=synthetic.duration_s)
+        case AlignedSourceConfig() as aligned:
+            openers = [source_opener(one, epoch, metrics) for one in aligned.sources]
+            return lambda run: AlignedSource(
+                [opener(0) for opener in openers],
+                max_wait_s=aligned.max_wait_s,
+                prefixes=aligned.prefixes,
+                label=aligned.label,
+                first_run=run,
+                metrics=metrics,
+            )
 
 
-def build_sinks(config: NodeConfig, metrics: Metrics) -> list[Sink]:
-    """All sinks, not yet open. Raises `ConfigError` for a missing secret or certificate."""
-    return [_sink(sink, config, metrics) for sink in config.sinks]
+def marker_opener(epoch: EpochConfig) -> Callable[[], MarkerSource] | None:
+    """A function that makes a new source of markers; None where epochs are cut by hop."""
+    markers = epoch.markers
+    return None if markers is None else lambda: LslMarkers(_query(markers), timeout_s=markers.timeout_s)
 
 
-def _sink(sink: MqttSinkConfig | LslSinkConfig, config: NodeConfig, metrics: Metrics) -> Sink:
+def _query(source: LslSourceConfig | MarkersConfig) -> LslQuery:
+    return LslQuery(source.name, source.source_id, source.stype, source.predicate)
+
+
+def build_sinks(config: NodeConfig, label: str | None, metrics: Metrics) -> list[Sink]:
+    """All sinks of one stream, not yet open.
+
+    Args:
+        config: the node.
+        label: of the stream where there are several: it follows the name or topic of each sink.
+        metrics: where results are counted.
+
+    Raises:
+        ConfigError: a secret or certificate is missing.
+    """
+    return [_sink(sink, config, label, metrics) for sink in config.sinks]
+
+
+def _sink(sink: MqttSinkConfig | LslSinkConfig, config: NodeConfig, label: str | None, metrics: Metrics) -> Sink:
     outputs = sink.outputs or config.model.outputs
     match sink:
         case LslSinkConfig():
-            return LslSink(sink.name, node=config.node.name, outputs=outputs, metrics=metrics, quality=sink.quality)
+            name = f"{sink.name}-{label}" if label else sink.name
+            return LslSink(name, node=config.node.name, outputs=outputs, metrics=metrics, quality=sink.quality)
         case MqttSinkConfig():
             return MqttSink(
                 sink.url,
-                sink.topic,
+                f"{sink.topic}/{label}" if label else sink.topic,
                 node=config.node.name,
                 outputs=outputs,
                 payload=sink.payload,
@@ -93,7 +134,7 @@ def _sink(sink: MqttSinkConfig | LslSinkConfig, config: NodeConfig, metrics: Met
                 password=None if sink.password is None else sink.password.resolve(),
                 ca_file=sink.ca_file,
                 timeout_s=sink.timeout_s,
-                expiry_s=_EXPIRY_HOPS * config.epoch.hop_s,
+                expiry_s=_EXPIRY_S if config.epoch.markers else _EXPIRY_HOPS * config.epoch.hop_s,
                 metrics=metrics,
             )
 
@@ -103,9 +144,14 @@ def backlog(config: NodeConfig) -> int:
     return 1 if config.epoch.policy == "latest" else _WAITING_UNDER_ALL
 
 
-def rebuilds(config: NodeConfig) -> bool:
+def rebuilds(source: SourceConfig) -> bool:
     """Whether a stream that comes back changed is taken as it is."""
-    return not isinstance(config.source, LslSourceConfig) or config.source.on_change == "rebuild"
+    match source:
+        case LslSourceConfig():
+            return source.on_change == "rebuild"
+        case AlignedSourceConfig():
+            return all(map(rebuilds, source.sources))
+    return True
 
 
 def load_engine(model: LunaConfig) -> Engine:
@@ -145,22 +191,31 @@ def open_session(config: NodeConfig, engine: Engine, info: StreamInfo, first_seq
 def signal_path(config: NodeConfig, spec: ModelSpec, info: StreamInfo, first_seq: int = 0) -> EpochStream:
     """From chunks of a stream to epochs of a model. Raises `ContractError` if they do not fit."""
     signal, epoch = config.signal, config.epoch
+    n_times = _whole_samples("epoch.duration_s", epoch.duration_s, spec, spec.patch)
+    wishes: Wishes = {
+        "picks": signal.picks,
+        "reference": signal.reference,
+        "bipolar": _pairs(signal.bipolar),
+        "l_freq": signal.l_freq,
+        "h_freq": signal.h_freq,
+        "notch_hz": signal.notch_hz,
+    }
+    if epoch.markers is not None:
+        labels, tmin_s = epoch.markers.labels, epoch.markers.tmin_s
+        return build_marker_epochs(
+            info, spec, labels=labels, tmin_s=tmin_s, n_times=n_times, clock=clock, first_seq=first_seq, **wishes
+        )
     return build_epochs(
         info,
         spec,
         signal.mode,
-        n_times=_whole_samples("epoch.duration_s", epoch.duration_s, spec, spec.patch),
+        n_times=n_times,
         hop=_whole_samples("epoch.hop_s", epoch.hop_s, spec),
         clock=clock,
         first_seq=first_seq,
         margin_s=signal.margin_s,
         lookahead_s=signal.lookahead_s or 0.0,
-        picks=signal.picks,
-        reference=signal.reference,
-        bipolar=_pairs(signal.bipolar),
-        l_freq=signal.l_freq,
-        h_freq=signal.h_freq,
-        notch_hz=signal.notch_hz,
+        **wishes,
     )
 
 
@@ -179,24 +234,26 @@ def check(config: NodeConfig) -> Iterator[str]:
         yield f"note: {spec.name} was trained on epochs of {trained} s, not {config.epoch.duration_s:g} s"
     if spec.notch and config.signal.notch_hz is None:
         yield f"note: {spec.name} was trained on notched data; set signal.notch_hz to 50 or 60, your mains frequency"
-    info = declared_stream(config, spec)
-    if info is None:
-        yield "channels: known once the stream is there"
-    else:
-        path = signal_path(config, spec, info)
-        yield f"channels: {coverage(path.info.montage)}; signal: {' -> '.join(path.describe())}"
+    for source in config.streams:
+        info = declared_stream(config, source, spec)
+        what = f"channels of {source.label}" if config.sources else "channels"
+        if info is None:
+            yield f"{what}: known once the stream is there"
+        else:
+            path = signal_path(config, spec, info)
+            yield f"{what}: {coverage(path.info.montage)}; signal: {' -> '.join(path.describe())}"
     for sink in config.sinks:
         if isinstance(sink, MqttSinkConfig) and sink.password is not None:
             sink.password.resolve()
     yield _check_weights(config.model)
 
 
-def declared_stream(config: NodeConfig, spec: ModelSpec) -> StreamInfo | None:
-    """The stream as far as the configuration itself tells its channels; None if it does not."""
-    match config.source:
+def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -> StreamInfo | None:
+    """A stream as far as the configuration itself tells its channels; None if it does not."""
+    match source:
         case ReplaySourceConfig(file=file):
             return read(file).info
-        case SyntheticSourceConfig() as source:
+        case SyntheticSourceConfig():
             return _synthetic(source).info
     pairs = _pairs(config.signal.bipolar)
     electrodes = list(dict.fromkeys(name for pair in pairs for name in clean_name(pair).split("-"))) if pairs else None
@@ -232,7 +289,7 @@ def _describe(config: NodeConfig, path: EpochStream, model: BoundModel, info: St
         ch_names=path.info.ch_names,
         sfreq=path.info.sfreq,
         duration_s=config.epoch.duration_s,
-        hop_s=config.epoch.hop_s,
+        hop_s=0.0 if config.epoch.markers else config.epoch.hop_s,
         delay_s=path.delay_s,
         signal=path.describe(),
         shapes=model.shapes,
@@ -240,7 +297,9 @@ def _describe(config: NodeConfig, path: EpochStream, model: BoundModel, info: St
 
 
 def _synthetic(source: SyntheticSourceConfig) -> SyntheticEeg:
-    return SyntheticEeg(source.ch_names or CH_NAMES_64[: source.n_chans or 32], source.sfreq, source.seed)
+    eeg = SyntheticEeg(source.ch_names or CH_NAMES_64[: source.n_chans or 32], source.sfreq, source.seed)
+    eeg.info = replace(eeg.info, name=source.label or eeg.info.name)
+    return eeg
 
 
 def _pairs(bipolar: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -9,6 +9,12 @@ Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with i
              sink_error   a sink was offline or refused
     samples  reader_full  the node itself was too slow to take them from the reader thread
              stale        they came twice, or after later ones: their time had already been accounted for
+             unpartnered  another stream that this one is aligned with had nothing for their time
+    markers  before_run   the epoch would begin before the samples do
+             run_ended    the samples ended, or had a gap, before the epoch did
+             too_late     the marker came when its samples were no longer kept
+             backlog      too many were ahead of their samples
+             not_finite   the marker has no time
 
 Samples that never came are `lost` (reason `gap`). Every sample is in one account: `received + lost` is what the source
 took, plus what was `stale`; `received - dropped` is what passed on.
@@ -71,6 +77,9 @@ class Metrics:
         )
         self.samples_lost = Counter(
             "streamnode_samples_lost_total", "Samples that never came, by the stamps", ["stream", "reason"], registry=r
+        )
+        self.markers_dropped = Counter(
+            "streamnode_markers_dropped_total", "Markers that got no epoch", ["stream", "reason"], registry=r
         )
         self.epochs = Counter("streamnode_epochs_total", "Epochs cut", ["stream"], registry=r)
         self.epochs_dropped = Counter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from streamnode import build
-from streamnode.config import NodeConfig
+from streamnode.config import NodeConfig, SourceConfig
 from streamnode.errors import StreamLost, StreamnodeError
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-async def run(config: NodeConfig, *, on_start: Callable[[Pipeline], None] | None = None) -> None:
-    """Run a node until its source ends or the task is cancelled.
+async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], None] | None = None) -> None:
+    """Run a node until its sources end or the task is cancelled.
 
     Args:
         config: the node.
-        on_start: called with the pipeline just before its first sample, for those who want to watch.
+        on_start: called with the pipeline of each stream just before the first sample, for those who want to watch.
 
     Raises:
         StreamnodeError: the first thing that went wrong and that waiting cannot mend.
@@ -41,35 +41,23 @@ async def run(config: NodeConfig, *, on_start: Callable[[Pipeline], None] | None
         async with asyncio.TaskGroup() as tasks:
             # Loading takes seconds and fails often: it runs beside the search for the stream, and ends it on failure.
             loading = tasks.create_task(asyncio.to_thread(build.load_engine, config.model), name="load")
-
-            async def open_session(info: StreamInfo, first_seq: int) -> Session:
-                return await asyncio.to_thread(build.open_session, config, await loading, info, first_seq)
-
             metrics = Metrics()
             async with AsyncExitStack() as stack:
                 worker = await stack.enter_async_context(Worker(build.clock))
-                sinks = build.build_sinks(config, metrics)
-                pipeline = Pipeline(
-                    open_source=build.source_opener(config, metrics),
-                    open_session=open_session,
-                    worker=worker,
-                    sinks=sinks,
-                    backlog=build.backlog(config),
-                    rebuild=build.rebuilds(config),
-                    clock=build.clock,
-                    metrics=metrics,
-                )
-                loading.add_done_callback(partial(_note_model, pipeline))
+                pipelines = [_pipeline(config, source, loading, worker, metrics) for source in config.streams]
+                loading.add_done_callback(partial(_note_model, pipelines))
                 if config.node.http is not None:
-                    view = NodeView(config, pipeline.status, metrics, tuple(sink.name for sink in sinks))
+                    view = NodeView(config, [pipeline.status for pipeline in pipelines], metrics)
                     url = await stack.enter_async_context(serve(make_app(view), config.node.http))
                     log.info("status page at %s", url)
-                for sink in sinks:
+                for sink in (sink for pipeline in pipelines for sink in pipeline.sinks):
                     await stack.enter_async_context(sink)
                 if on_start is not None:
-                    on_start(pipeline)
+                    on_start(pipelines)
                 try:
-                    await pipeline.run()
+                    async with asyncio.TaskGroup() as streams:
+                        for pipeline in pipelines:
+                            streams.create_task(pipeline.run())
                 except* StreamLost:
                     await loading  # a model that cannot be loaded is told first: mending it needs no device
                     raise
@@ -77,10 +65,33 @@ async def run(config: NodeConfig, *, on_start: Callable[[Pipeline], None] | None
         raise _first(errors) from None
 
 
-def _note_model(pipeline: Pipeline, loading: asyncio.Task[Engine]) -> None:
+def _pipeline(
+    config: NodeConfig, source: SourceConfig, loading: asyncio.Task[Engine], worker: Worker, metrics: Metrics
+) -> Pipeline:
+    """What one stream passes through; model and thread are shared by all."""
+
+    async def open_session(info: StreamInfo, first_seq: int) -> Session:
+        return await asyncio.to_thread(build.open_session, config, await loading, info, first_seq)
+
+    return Pipeline(
+        open_source=build.source_opener(source, config.epoch, metrics),
+        open_markers=build.marker_opener(config.epoch),
+        open_session=open_session,
+        worker=worker,
+        sinks=build.build_sinks(config, source.label if config.sources else None, metrics),
+        backlog=build.backlog(config),
+        rebuild=build.rebuilds(source),
+        label=source.label or "",
+        clock=build.clock,
+        metrics=metrics,
+    )
+
+
+def _note_model(pipelines: Sequence[Pipeline], loading: asyncio.Task[Engine]) -> None:
     """Show on the status page that the model is loaded."""
     if not loading.cancelled() and loading.exception() is None:
-        pipeline.status.model = loading.result().name
+        for pipeline in pipelines:
+            pipeline.status.model = loading.result().name
 
 
 async def run_until_signal(config: NodeConfig) -> None:

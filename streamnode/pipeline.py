@@ -19,8 +19,8 @@ from streamnode.errors import ContractError, SinkError, StreamLost
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
 from streamnode.signal.guard import Guard, Verdict
-from streamnode.signal.path import EpochStream
-from streamnode.types import Clock, Epoch, ModelOutput, OutputMeta, Sink, Source, StreamInfo
+from streamnode.signal.path import EpochStream, MarkerEpochs
+from streamnode.types import Clock, Epoch, Marker, MarkerSource, ModelOutput, OutputMeta, Sink, Source, StreamInfo
 
 if TYPE_CHECKING:  # a node looks for its stream while torch is still being imported
     from streamnode.inference.engine import BoundModel
@@ -53,8 +53,10 @@ class Timings:
 
 @dataclass(slots=True)
 class Status:
-    """What a node is doing right now, for the status page and the readiness check."""
+    """What is going on with one stream right now, for the status page and the readiness check."""
 
+    label: str = ""
+    sinks: tuple[str, ...] = ()
     source: str = "starting"
     model: str | None = None
     session: Session | None = None
@@ -62,11 +64,6 @@ class Status:
     epochs: int = 0
     dropped: int = 0
     timings: dict[str, Timings] = field(default_factory=dict)
-
-    @property
-    def running(self) -> bool:
-        """True while samples flow through a bound model."""
-        return self.source == "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +86,7 @@ class Pipeline:
 
     Args:
         open_source: makes a new source whose first run has the given number; called again after each loss.
+        open_markers: makes a new source of the markers that epochs are cut around; None where they are not.
         open_session: builds signal path, guard and bound model for a stream, given the number of its first epoch;
             called when the stream is new or has changed.
         worker: the inference thread.
@@ -97,6 +95,11 @@ class Pipeline:
         rebuild: whether a stream that comes back changed is taken as it is, or ends the pipeline.
         clock: LSL clock.
         metrics: where everything is counted.
+        label: of the stream, as far as it is known before the stream is.
+
+    Attributes:
+        status: what is going on.
+        sinks: as given.
     """
 
     def __init__(
@@ -110,9 +113,14 @@ class Pipeline:
         rebuild: bool = True,
         clock: Clock,
         metrics: Metrics,
+        open_markers: Callable[[], MarkerSource] | None = None,
+        label: str = "",
     ) -> None:
-        self.status = Status()
+        self.status = Status(label, tuple(sink.name for sink in sinks))
+        self.sinks = tuple(sinks)
         self._open_source = open_source
+        self._open_markers = open_markers
+        self._opened = asyncio.Event()
         self._open_session = open_session
         self._worker = worker
         self._rebuild = rebuild
@@ -122,14 +130,17 @@ class Pipeline:
         self._slot: Channel[_Waiting] = Channel(
             backlog, lambda waiting: self._drop(waiting.verdict.epoch, self._drop_reason)
         )
-        self._sinks = [(sink, self._channel_to(sink)) for sink in sinks]
+        self._channels = [(sink, self._channel_to(sink)) for sink in sinks]
 
     async def run(self) -> None:
         """Run until a finite source ends. Raises the first error that retrying cannot mend."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._acquire(), name="acquire")
+            acquiring = tasks.create_task(self._acquire(), name="acquire")
+            if self._open_markers is not None:
+                marking = tasks.create_task(self._mark(self._open_markers), name="mark")
+                acquiring.add_done_callback(lambda _: marking.cancel())
             tasks.create_task(self._infer(), name="infer")
-            for sink, channel in self._sinks:
+            for sink, channel in self._channels:
                 tasks.create_task(self._publish(sink, channel), name=f"publish {sink.name}")
 
     async def _acquire(self) -> None:
@@ -149,17 +160,45 @@ class Pipeline:
                         session.guard.watch(chunk)
                         for epoch in session.path(chunk):
                             self._enqueue(epoch, session)
+                        self._count_markers(session)
             except StreamLost as lost:
                 if self.status.session is None:
                     raise  # it was never there: the source has waited as long as it was told to
-                log.warning("%s; trying to get it back", lost)
                 self._metrics.connected.labels(self.status.session.info.name).set(0)
-                await asyncio.sleep(_RETRY_S[min(losses, len(_RETRY_S) - 1)])
-                losses += 1
+                losses = await _back_off(lost, losses)
             else:
                 self.status.source = "ended"
                 self._slot.close()
                 return
+
+    async def _mark(self, open_markers: Callable[[], MarkerSource]) -> None:
+        """Open the source of markers, and again after every loss, until there are no more samples."""
+        found, losses = False, 0
+        while True:
+            try:
+                async with open_markers() as markers:
+                    found = True
+                    await self._opened.wait()  # meanwhile LSL keeps the markers
+                    async for marker in markers:
+                        losses = 0
+                        self._take_marker(marker)
+            except StreamLost as lost:
+                if not found:
+                    raise
+                losses = await _back_off(lost, losses)
+
+    def _take_marker(self, marker: Marker) -> None:
+        session = self.status.session
+        assert session is not None
+        assert isinstance(session.path, MarkerEpochs)
+        for epoch in session.path.add_marker(marker):
+            self._enqueue(epoch, session)
+        self._count_markers(session)
+
+    def _count_markers(self, session: Session) -> None:
+        if isinstance(session.path, MarkerEpochs):
+            for reason, n_markers in session.path.take_dropped().items():
+                self._metrics.markers_dropped.labels(session.info.name, reason).inc(n_markers)
 
     async def _session_for(self, info: StreamInfo) -> Session:
         """The present session if the stream has not changed, else a new one, announced to all sinks."""
@@ -173,8 +212,9 @@ class Pipeline:
             if session is not None:
                 log.warning("stream %s came back with another rate or other channels: rebuilding", info.name)
             session = self.status.session = await self._open_session(info, self.status.epochs)
+            self._opened.set()
             log.info("stream %s (%d channels, %g Hz): %s", info.name, info.n_chans, info.sfreq, _words(session.meta))
-            for _, channel in self._sinks:
+            for _, channel in self._channels:
                 channel.put(_Result(session.meta, None))
         return session
 
@@ -195,9 +235,9 @@ class Pipeline:
             if output.trace is not None:
                 self._metrics.inference.labels(output.model).observe(output.trace.t_infer1 - output.trace.t_infer0)
             self.status.last = output
-            for _, channel in self._sinks:
+            for _, channel in self._channels:
                 channel.put(_Result(waiting.session.meta, output))
-        for _, channel in self._sinks:
+        for _, channel in self._channels:
             channel.close()
 
     async def _publish(self, sink: Sink, channel: Channel[_Result]) -> None:
@@ -243,7 +283,15 @@ class Pipeline:
         self._metrics.epochs_dropped.labels(epoch.info.name, reason).inc()
 
 
+async def _back_off(lost: StreamLost, losses: int) -> int:
+    """Wait before the next attempt, the longer the more attempts in a row were in vain; returns their number."""
+    log.warning("%s; trying to get it back", lost)
+    await asyncio.sleep(_RETRY_S[min(losses, len(_RETRY_S) - 1)])
+    return losses + 1
+
+
 def _words(meta: OutputMeta) -> str:
     """What happens to a stream, for the log."""
-    window = f"the last {meta.duration_s:g} s of {len(meta.ch_names)} channels every {meta.hop_s:g} s"
+    when = f"every {meta.hop_s:g} s" if meta.hop_s else "around every marker"
+    window = f"{meta.duration_s:g} s of {len(meta.ch_names)} channels {when}"
     return f"{'; '.join(meta.signal)}; {meta.model} on {window}"

@@ -314,7 +314,7 @@ class OutputMeta:
         ch_names: channels as the model sees them (after picks and re-referencing).
         sfreq: rate the model sees, Hz.
         duration_s: window length.
-        hop_s: step between windows.
+        hop_s: step between windows; 0 where they are cut around markers.
         delay_s: delay of the signal chain, already subtracted from all stamps.
         signal: the chain in words, in order.
         shapes: shape of each published output.
@@ -346,6 +346,16 @@ class Source(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Chunks in order. Ends when a finite source ends; raises `StreamLost` when the stream goes away."""
+        ...
+
+
+class MarkerSource(Protocol):
+    """Yields the markers of one stream while its `async with` block is open."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+    def __aiter__(self) -> AsyncIterator[Marker]:
+        """Markers as they come. Raises `StreamLost` when the stream goes away."""
         ...
 
 

@@ -39,7 +39,7 @@ The description of a node (`meta`) is always JSON:
                                 for each channel, metres in the MNE head frame, nulls where the position is unknown
     model, weights              such as "luna-base"; map: source, revision, sha256, untrained
     ch_names, sfreq             channels and rate (Hz) as the model sees them
-    duration_s, hop_s, delay_s  window, step between windows, delay of the signal chain (already off all stamps)
+    duration_s, hop_s, delay_s  window, step between windows (0: around markers), delay of the chain (off all stamps)
     signal                      the signal chain in words, a list
     shapes                      map of each published output to its shape
 """

@@ -177,13 +177,13 @@ def test_wrong_options(file: Path, line: str, expected: str) -> None:
     ("source", "expected"),
     [
         ("lsl", "1:1: source: should be a block of keys, got 'lsl'"),
-        ("{}", "1:1: source.kind: missing; should be 'lsl', 'replay' or 'synthetic'"),
-        ("{kind: lls}", "1:10: source.kind: should be 'lsl', 'replay' or 'synthetic', got 'lls'"),
+        ("{}", "1:1: source.kind: missing; should be 'aligned', 'lsl', 'replay' or 'synthetic'"),
+        ("{kind: lls}", "1:10: source.kind: should be 'aligned', 'lsl', 'replay' or 'synthetic', got 'lls'"),
         (
             "{kind: lsl, lsl: 1}",
             (
-                "1:21: source.lsl: unknown key; known here: kind, name, source_id, stype, predicate, timeout_s, "
-                "stall_s, fill, on_change"
+                "1:21: source.lsl: unknown key; known here: label, name, source_id, stype, predicate, timeout_s, "
+                "kind, stall_s, fill, on_change, cap"
             ),
         ),
         ("{kind: lsl, name: 3}", "1:21: source.name: should be text, got 3"),
@@ -191,6 +191,21 @@ def test_wrong_options(file: Path, line: str, expected: str) -> None:
         (
             "{kind: lsl, predicate: x, name: a, stype: EEG}",
             "1:21: source.predicate: replaces name and stype; give one or the other",
+        ),
+        (
+            "{kind: lsl, cap: biosemi65}",
+            (
+                "1:21: source.cap: there is no cap 'biosemi65'; choose one of biosemi16, biosemi32, biosemi64, "
+                "biosemi128, biosemi160, biosemi256, egi32, egi64, egi128, egi256"
+            ),
+        ),
+        (
+            "{kind: aligned, sources: [{kind: lsl}]}",
+            "1:25: source.sources: should be two streams or more; use a single one as the source itself",
+        ),
+        (
+            "{kind: aligned, sources: [{kind: lsl}, {kind: lsl}], prefixes: [A-]}",
+            "1:62: source.prefixes: should be 2, one for each of the sources, '' for none",
         ),
         ("{kind: replay}", "1:1: source.file: missing; should be a path"),
         ("{kind: replay, file: 3}", "1:24: source.file: should be a path, got 3"),
@@ -469,3 +484,39 @@ def test_schema_is_a_copy() -> None:
     """Changing a schema that was handed out changes no later one."""
     config.schema()["properties"].clear()
     assert "source" in config.schema()["properties"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ("# none", "2:1: source: missing; give source, or sources for several"),
+        (
+            "source: {kind: lsl}\nsources: [{kind: lsl, label: a}]",
+            "1:1: source: one of source and sources is enough; put all under sources",
+        ),
+        (
+            "sources: [{kind: lsl, label: a}, {kind: synthetic}]",
+            "1:34: sources.1.label: missing; should be a name that tells this stream from the others",
+        ),
+        (
+            "sources: [{kind: lsl, label: a}, {kind: synthetic, label: a}]",
+            "1:52: sources.1.label: 'a' is taken; give each stream its own",
+        ),
+    ],
+)
+def test_several_sources_are_told_apart(file: Path, sources: str, expected: str) -> None:
+    """Either one source, or several with a label each."""
+    assert problems(file, f"{sources}\n{MODEL}{SINKS}") == [expected]
+
+
+def test_epoch_around_markers_may_be_given_by_its_ends(file: Path) -> None:
+    """`tmin_s` and `tmax_s` make the length, which may be repeated but not contradicted."""
+    ends = "markers: {tmin_s: -1, tmax_s: 4}"
+    given = f"{SOURCE}epoch: {{%s}}\n{MODEL}{SINKS}"
+    file.write_text(given % ends)
+    assert config.load(file).epoch.duration_s == 5.0
+    assert problems(file, given % f"{ends}, duration_s: 4") == [
+        "2:31: epoch.markers.tmax_s: is 5 s after tmin_s, where epoch.duration_s is 4; make them agree"
+    ]
+    (problem,) = problems(file, given % ends + "signal: {mode: window}\n")
+    assert "epoch.markers: needs signal.mode causal" in problem

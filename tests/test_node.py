@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+import threading
 from pathlib import Path
+from typing import NoReturn
 
-import aiomqtt
 import numpy as np
 import pylsl
 import pytest
 from aiomqtt import ProtocolVersion
 
-from streamnode import build, config, node, wire
+from streamnode import build, config, node
 from streamnode.errors import ContractError, SinkError, StreamLost, WeightsError
-from streamnode.pipeline import Pipeline
 from streamnode.sinks.lsl import EegOutlet
 from streamnode.sources.pacing import paced
 from streamnode.sources.replay import read
 from streamnode.sources.synthetic import SyntheticEeg
-from streamnode.types import Chunk, Epoch, Float32Array, ModelOutput, OutputMeta, StreamInfo
+from streamnode.types import Chunk, Epoch, Float32Array, StreamInfo
 from tests.brokers import Mosquitto, amqtt_broker, free_port, needs_mosquitto
+from tests.live import running, subscribed
 
 YAML = """\
 node: {{name: test-node, http: null}}
@@ -44,61 +42,6 @@ def write(folder: Path, **values: object) -> config.NodeConfig:
     path = folder / "node.yaml"
     path.write_text(YAML.format(**{**defaults, **values}))
     return config.load(path)
-
-
-@dataclass
-class Subscriber:
-    """What a client of its own saw on the broker."""
-
-    meta: list[OutputMeta] = field(default_factory=list)
-    outputs: list[ModelOutput] = field(default_factory=list)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def take(self, messages: AsyncIterator[aiomqtt.Message]) -> None:
-        async for message in messages:
-            assert isinstance(message.payload, bytes)
-            async with self.changed:
-                if message.topic.matches("test/node/meta"):
-                    self.meta.append(wire.decode_meta(message.payload))
-                elif message.topic.matches("test/node/output"):
-                    self.outputs.append(wire.decode(message.payload, "cbor"))
-                self.changed.notify_all()
-
-    async def until_outputs(self, n_outputs: int) -> None:
-        async with asyncio.timeout(30), self.changed:
-            await self.changed.wait_for(lambda: len(self.outputs) >= n_outputs)
-
-    async def until_described(self) -> OutputMeta:
-        async with asyncio.timeout(30), self.changed:
-            await self.changed.wait_for(lambda: bool(self.meta))
-        return self.meta[-1]
-
-
-@asynccontextmanager
-async def subscribed(port: int, version: ProtocolVersion) -> AsyncIterator[Subscriber]:
-    async with aiomqtt.Client("127.0.0.1", port, protocol=version) as client:
-        await client.subscribe("test/node/#", qos=1)
-        subscriber = Subscriber()
-        task = asyncio.create_task(subscriber.take(client.messages))
-        try:
-            yield subscriber
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-@asynccontextmanager
-async def running(node_config: config.NodeConfig) -> AsyncIterator[asyncio.Future[Pipeline]]:
-    """A node in this loop; yields its pipeline. An error of the node is raised at the end of the block."""
-    started: asyncio.Future[Pipeline] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(node.run(node_config, on_start=started.set_result))
-    try:
-        yield started
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def inlet_of(name: str) -> pylsl.StreamInlet:
@@ -212,6 +155,30 @@ async def test_source_that_never_comes_ends_the_node(tmp_path: Path) -> None:
     async with amqtt_broker() as url:
         with pytest.raises(StreamLost, match=r"no LSL stream matched source_id='none'"):
             await node.run(write(tmp_path, url=url, timeout_s=0.8))
+
+
+async def test_model_that_cannot_be_loaded_is_told_before_a_stream_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two errors the one comes first that can be mended without the device, however long it takes to show."""
+    given_up = threading.Event()
+
+    class NeverThere:
+        async def __aenter__(self) -> NoReturn:
+            given_up.set()
+            raise StreamLost("no stream")
+
+        async def __aexit__(self, *exc: object) -> None: ...
+
+    def load(_: config.ModelConfig) -> NoReturn:
+        assert given_up.wait(10)
+        raise WeightsError("no weights")
+
+    monkeypatch.setattr(build, "source_opener", lambda *_: lambda _: NeverThere())
+    monkeypatch.setattr(build, "load_engine", load)
+    async with amqtt_broker() as url:
+        with pytest.raises(WeightsError, match="no weights"):
+            await node.run(write(tmp_path, url=url))
 
 
 async def test_missing_weights_end_the_node_while_it_looks_for_its_stream(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def rig(folder: Path, engine: Engine) -> Callable[..., Rig]:
             worker=Worker(build.clock),
             sinks=sinks,
             backlog=backlog,
-            rebuild=build.rebuilds(node_config),
+            rebuild=build.rebuilds(node_config.streams[0]),
             clock=build.clock,
             metrics=metrics,
         )

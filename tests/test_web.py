@@ -32,8 +32,8 @@ sinks:
 def node(tmp_path: Path) -> tuple[NodeView, Status, Metrics]:
     path = tmp_path / "node.yaml"
     path.write_text(YAML)
-    status, metrics = Status(), Metrics()
-    return NodeView(config.load(path), status, metrics, ("lsl:out", "mqtt:web")), status, metrics
+    status, metrics = Status("left", ("lsl:out", "mqtt:web")), Metrics()
+    return NodeView(config.load(path), [status], metrics), status, metrics
 
 
 async def get(url: str) -> tuple[int, str]:
@@ -59,7 +59,8 @@ async def test_ready_only_when_samples_flow_and_every_sink_is_connected(
         status.source = "running"
         metrics.sink_connected.labels("lsl:out").set(1)
         code, body = await get(f"{url}/readyz")
-        assert (code, json.loads(body)["sinks"]) == (503, {"lsl:out": True, "mqtt:web": False})
+        (stream,) = json.loads(body)["streams"]
+        assert (code, stream["label"], stream["sinks"]) == (503, "left", {"lsl:out": True, "mqtt:web": False})
         metrics.sink_connected.labels("mqtt:web").set(1)
         assert (await get(f"{url}/readyz"))[0] == 200
 
@@ -84,8 +85,9 @@ async def test_info_tells_everything_but_secrets(
         _, text = await get(f"{url}/info")
     info = json.loads(text)
     assert info["config"]["node"]["name"] == "web-test"
-    assert info["latency_ms"]["lsl:out"]["p50"] == 10.0
-    assert info["source"] == "starting"
+    (stream,) = info["streams"]
+    assert stream["latency_ms"]["lsl:out"]["p50"] == 10.0
+    assert stream["source"] == "starting"
     assert "hunter2" not in text
     assert "WEB_TEST_SECRET" not in text
 

@@ -50,12 +50,12 @@ async def bench(seconds: float) -> dict[str, Any]:
 
         await asyncio.sleep(WARM_UP_S)
         process = psutil.Process(node.pid)
-        before = await rig.node_info(url) or {}
+        before = await rig.stream_info(url) or {}
         cpu, rss = process.cpu_times(), [process.memory_info().rss]
         for _ in range(int(seconds)):
             await asyncio.sleep(1.0)
             rss.append(process.memory_info().rss)
-        after = await rig.node_info(url) or {}
+        after = await rig.stream_info(url) or {}
         busy_s = sum(process.cpu_times()[:2]) - sum(cpu[:2])
         return {
             "n_chans": N_CHANS,
@@ -78,7 +78,7 @@ async def bench(seconds: float) -> dict[str, Any]:
 async def _first_result(node: asyncio.subprocess.Process, url: str, log: Path) -> float:
     """When the node had its first result, on the monotonic clock."""
     while node.returncode is None:
-        info = await rig.node_info(url)
+        info = await rig.stream_info(url)
         if info is not None and info["last"] is not None:
             return time.monotonic()
         await asyncio.sleep(0.05)

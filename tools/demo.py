@@ -117,7 +117,7 @@ async def watch(tally: Tally, node: asyncio.subprocess.Process, url: str, end: f
     info: dict[str, Any] | None = None
     with Live(table(tally, info, url), console=Console(stderr=True), refresh_per_second=4) as live:
         while node.returncode is None and (end is None or time.monotonic() < end):
-            info = await rig.node_info(url) or info
+            info = await rig.stream_info(url) or info
             live.update(table(tally, info, url))
             with suppress(TimeoutError):
                 await asyncio.wait_for(node.wait(), 0.5)
@@ -128,7 +128,7 @@ async def drain(tally: Tally, url: str) -> dict[str, Any]:
     deadline = time.monotonic() + SETTLE_S
     while True:
         late = time.monotonic() > deadline
-        info = await rig.node_info(url)
+        info = await rig.stream_info(url)
         if info is None and late:
             raise SystemExit(f"the node does not answer at {url}")
         if info is not None:

@@ -80,12 +80,12 @@ def write_config(template: Path, folder: Path, **changes: Any) -> Path:
     return target
 
 
-async def node_info(url: str) -> dict[str, Any] | None:
-    """The node's `/info`, or None while it does not answer."""
+async def stream_info(url: str) -> dict[str, Any] | None:
+    """What `/info` says of the node's one stream, or None while it does not answer."""
 
     def get() -> dict[str, Any] | None:
         with suppress(OSError), urllib.request.urlopen(f"{url}/info", timeout=2) as reply:  # noqa: S310
-            return dict(json.load(reply))
+            return dict(json.load(reply)["streams"][0])
         return None
 
     return await asyncio.to_thread(get)
@@ -94,7 +94,7 @@ async def node_info(url: str) -> dict[str, Any] | None:
 async def until_loaded(node: asyncio.subprocess.Process, url: str) -> None:
     """Wait until a node has its model, or has ended."""
     while node.returncode is None:
-        info = await node_info(url)
+        info = await stream_info(url)
         if info is not None and info["model"] is not None:
             return
         await asyncio.sleep(0.05)

@@ -2,9 +2,12 @@
 
 from streamnode.config.load import load
 from streamnode.config.tree import (
+    AlignedSourceConfig,
+    EpochConfig,
     LslSinkConfig,
     LslSourceConfig,
     LunaConfig,
+    MarkersConfig,
     ModelConfig,
     MqttSinkConfig,
     NodeConfig,
@@ -18,9 +21,12 @@ from streamnode.config.tree import (
 )
 
 __all__ = [
+    "AlignedSourceConfig",
+    "EpochConfig",
     "LslSinkConfig",
     "LslSourceConfig",
     "LunaConfig",
+    "MarkersConfig",
     "ModelConfig",
     "MqttSinkConfig",
     "NodeConfig",

@@ -25,6 +25,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from streamnode.errors import ConfigError
+from streamnode.montage import CAPS
 from streamnode.types import OutputName
 
 T = TypeVar("T")
@@ -52,6 +53,12 @@ def _weights(value: str, info: ValidationInfo) -> str:
     if value.startswith("random:"):
         raise ValueError("random weights need a seed that is a whole number, such as random:0")
     return str(_beside(Path(value), info))
+
+
+def _known_cap(cap: str) -> str:
+    if cap not in CAPS:
+        raise ValueError(f"there is no cap {cap!r}; choose one of {', '.join(CAPS)}")
+    return cap
 
 
 def _without_login(url: object) -> object:
@@ -86,6 +93,8 @@ Listed = Annotated[
 ]
 Names = Listed[Text]
 Outputs = Listed[OutputName]
+Cap = Annotated[str, AfterValidator(_known_cap), Field(json_schema_extra={"enum": list(CAPS)})]
+Label = Annotated[str, _text(r"[A-Za-z0-9_.\-]+", "letters, digits, '-', '_' and '.' only")]
 
 
 class _Section(BaseModel):
@@ -102,17 +111,13 @@ class _Section(BaseModel):
 class NodeSection(_Section):
     """The node itself."""
 
-    name: Annotated[str, _text(r"[A-Za-z0-9_.\-]+", "letters, digits, '-', '_' and '.' only")] = "streamnode"
+    name: Label = "streamnode"
     """Name of this node in logs, on the status page and in everything it publishes."""
     http: Annotated[str, _text(_HOST + _PORT, "host:port, such as 127.0.0.1:8765")] | None = "127.0.0.1:8765"
     """Address of the status page, metrics and health checks; port 0 takes any free port, null serves none."""
 
 
-class LslSourceConfig(_Section):
-    """The one live stream of the Lab Streaming Layer that fits all that is given here."""
-
-    kind: Literal["lsl"]
-    """Lab Streaming Layer."""
+class _LslQuery(_Section):
     name: Text | None = None
     """Name of the stream."""
     source_id: Text | None = None
@@ -123,12 +128,6 @@ class LslSourceConfig(_Section):
     """XPath predicate such as "name='ant' and channel_count=64", in place of name, source_id and stype."""
     timeout_s: Positive | None = None
     """How long to look for the stream before giving up, seconds; null waits for ever."""
-    stall_s: Positive = 2.0
-    """Silence after which the stream counts as lost, seconds; a shorter one that is unusual is flagged."""
-    fill: Literal["hold", "interpolate"] = "hold"
-    """How short gaps are filled: with the last sample, or on a line to the next."""
-    on_change: Literal["rebuild", "reject"] = "rebuild"
-    """When the stream comes back with another rate or other channels: start anew with them, or end the node."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,7 +142,27 @@ class LslSourceConfig(_Section):
         return self
 
 
-class ReplaySourceConfig(_Section):
+class _Source(_Section):
+    label: Label | None = None
+    """What the stream is called in results, topics and metrics; null takes its own name."""
+
+
+class LslSourceConfig(_LslQuery, _Source):
+    """The one live stream of the Lab Streaming Layer that fits all that is given here."""
+
+    kind: Literal["lsl"]
+    """Lab Streaming Layer."""
+    stall_s: Positive = 2.0
+    """Silence after which the stream counts as lost, seconds; a shorter one that is unusual is flagged."""
+    fill: Literal["hold", "interpolate"] = "hold"
+    """How short gaps are filled: with the last sample, or on a line to the next."""
+    on_change: Literal["rebuild", "reject"] = "rebuild"
+    """When the stream comes back with another rate or other channels: start anew with them, or end the node."""
+    cap: Cap | None = None
+    """The cap whose own electrode names, such as A1, the stream uses; null reads names as 10-20 ones."""
+
+
+class ReplaySourceConfig(_Source):
     """A recording, played as if it were live."""
 
     kind: Literal["replay"]
@@ -156,7 +175,7 @@ class ReplaySourceConfig(_Section):
     """Start again at the end, for ever."""
 
 
-class SyntheticSourceConfig(_Section):
+class SyntheticSourceConfig(_Source):
     """Made-up EEG, the same for the same seed."""
 
     kind: Literal["synthetic"]
@@ -179,7 +198,48 @@ class SyntheticSourceConfig(_Section):
         return self
 
 
-SourceConfig = Annotated[LslSourceConfig | ReplaySourceConfig | SyntheticSourceConfig, Field(discriminator="kind")]
+SingleSourceConfig = Annotated[
+    LslSourceConfig | ReplaySourceConfig | SyntheticSourceConfig, Field(discriminator="kind")
+]
+
+
+class AlignedSourceConfig(_Source):
+    """Several streams joined channel by channel on the time axis of the first, such as two amplifiers on one head."""
+
+    kind: Literal["aligned"]
+    """Several streams as one."""
+    sources: Annotated[tuple[SingleSourceConfig, ...], Field(strict=False)]
+    """The streams, all of one sampling frequency; their channels follow each other in this order."""
+    prefixes: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Put before the channel names of each stream, one for each, where the same name occurs twice."""
+    max_wait_s: Positive = 1.0
+    """How long a sample of the first stream waits for those of the others, seconds."""
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if len(self.sources) < 2:
+            raise _refusal((("sources",), "should be two streams or more; use a single one as the source itself"))
+        if self.prefixes is not None and len(self.prefixes) != len(self.sources):
+            raise _refusal((("prefixes",), f"should be {len(self.sources)}, one for each of the sources, '' for none"))
+        return self
+
+
+SourceConfig = Annotated[
+    LslSourceConfig | ReplaySourceConfig | SyntheticSourceConfig | AlignedSourceConfig, Field(discriminator="kind")
+]
+
+
+class MarkersConfig(_LslQuery):
+    """The LSL stream of markers around which epochs are cut, in place of one every hop."""
+
+    stype: Text | None = "Markers"
+    """LSL type of the stream; null takes any."""
+    labels: Names = ("*",)
+    """Which markers count: labels, or patterns such as stim/*."""
+    tmin_s: float = 0.0
+    """Where an epoch begins, seconds after its marker; negative is before it."""
+    tmax_s: float | None = None
+    """Where it ends, in place of epoch.duration_s."""
 
 
 class EpochConfig(_Section):
@@ -193,6 +253,30 @@ class EpochConfig(_Section):
     """When inference is too slow: latest skips to the newest epoch, all works through a bounded queue."""
     max_missing: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     """Share of an epoch that may be filled in where samples were lost; a longer gap starts a new run."""
+    markers: MarkersConfig | None = None
+    """Cut epochs around markers; null cuts one every hop."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length_by_markers(cls, data: object) -> object:
+        match data:
+            case {"duration_s": _}:
+                return data
+            case {"markers": {"tmax_s": int() | float() as tmax_s, **markers}}:
+                tmin_s = markers.get("tmin_s", 0.0)
+                if isinstance(tmin_s, int | float) and tmax_s > tmin_s:
+                    return {**data, "duration_s": float(tmax_s - tmin_s)}
+        return data
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        markers = self.markers
+        if markers is not None and markers.tmax_s is not None:
+            length_s = markers.tmax_s - markers.tmin_s
+            if abs(length_s - self.duration_s) > 1e-9:
+                why = f"is {length_s:g} s after tmin_s, where epoch.duration_s is {self.duration_s:g}; make them agree"
+                raise _refusal((("markers", "tmax_s"), why))
+        return self
 
 
 class SignalConfig(_Section):
@@ -350,12 +434,14 @@ SinkConfig = Annotated[MqttSinkConfig | LslSinkConfig, Field(discriminator="kind
 
 
 class NodeConfig(_Section):
-    """A streamnode: one source, one model, any number of sinks."""
+    """A streamnode: one source or several, one model, any number of sinks."""
 
     node: NodeSection = NodeSection()
     """The node itself."""
-    source: SourceConfig
+    source: SourceConfig | None = None
     """Where samples come from."""
+    sources: Annotated[tuple[SourceConfig, ...], Field(strict=False, min_length=1)] | None = None
+    """Several streams, each by itself through the one model; a sink's name or topic is followed by each one's label."""
     epoch: EpochConfig = EpochConfig()
     """The windows a model is given."""
     signal: SignalConfig = SignalConfig()
@@ -365,12 +451,35 @@ class NodeConfig(_Section):
     sinks: Annotated[tuple[SinkConfig, ...], Field(strict=False, min_length=1)]
     """Where results go."""
 
+    @property
+    def streams(self) -> tuple[SourceConfig, ...]:
+        """The streams this node reads."""
+        return self.sources or tuple(filter(None, [self.source]))
+
     @model_validator(mode="after")
-    def _sinks_fit(self) -> Self:
-        problems = [*self._absent_outputs(), *self._shared_addresses()]
+    def _keys_fit(self) -> Self:
+        problems = [*self._source_or_sources(), *self._absent_outputs(), *self._shared_addresses()]
+        if self.epoch.markers is not None and self.signal.mode != "causal":
+            problems.append((("epoch", "markers"), "needs signal.mode causal; change one of them"))
         if problems:
             raise _refusal(*problems)
         return self
+
+    def _source_or_sources(self) -> Iterator[tuple[Keys, str]]:
+        if (self.source is None) == (self.sources is None):
+            yield (
+                ("source",),
+                "missing; give source, or sources for several"
+                if self.source is None
+                else ("one of source and sources is enough; put all under sources"),
+            )
+        labels = [source.label for source in self.sources or ()]
+        for i, label in enumerate(labels):
+            kind = self.streams[i].kind
+            if label is None:
+                yield ("sources", i, kind, "label"), "missing; should be a name that tells this stream from the others"
+            elif label in labels[:i]:
+                yield ("sources", i, kind, "label"), f"{label!r} is taken; give each stream its own"
 
     def _absent_outputs(self) -> Iterator[tuple[Keys, str]]:
         for i, sink in enumerate(self.sinks):

@@ -2,12 +2,13 @@
 
 `causal`: causal filters as samples come; an epoch is late by their constant delay. `window`: the offline preprocessing
 of the model on each epoch and the margin before it; not late at all. `lookahead`: the same with a fixed time after the
-epoch too, by which it is late.
+epoch too, by which it is late. Epochs around markers are cut from causally filtered samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, Unpack
 
@@ -17,6 +18,7 @@ from streamnode.errors import ContractError
 from streamnode.signal.chain import Chain, Wishes, band, build_chain, build_montage
 from streamnode.signal.epochs import Epocher
 from streamnode.signal.filters import State
+from streamnode.signal.markers import MarkerEpocher
 from streamnode.signal.offline import Preprocessing
 from streamnode.signal.window import WindowEpocher
 from streamnode.types import Chunk, Clock, Epoch, ModelSpec, StreamInfo
@@ -49,18 +51,6 @@ class EpochStream(Protocol):
 
     def __call__(self, chunk: Chunk) -> list[Epoch]:
         """Take in the next samples and return the epochs they complete, in order."""
-        ...
-
-    def reset(self) -> None:
-        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
-        ...
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        ...
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in a path built alike."""
         ...
 
 
@@ -108,6 +98,32 @@ class CausalEpochs:
         epochs = self._epocher(self._chain(chunk))
         self._seq += len(epochs)
         return epochs
+
+
+class MarkerEpochs:
+    """Causal filters, then an epoch around every marker.
+
+    Args:
+        chain: the transforms.
+        epocher: cuts, at the model's rate.
+    """
+
+    def __init__(self, chain: Chain, epocher: MarkerEpocher) -> None:
+        self.info = chain.info
+        self.delay_s = chain.delay_s
+        self.settling_s = chain.settling_s
+        self.describe = chain.describe
+        self.add_marker = epocher.add_marker
+        self._chain, self._epocher = chain, epocher
+
+    def __call__(self, chunk: Chunk) -> list[Epoch]:
+        """Take in the next samples and return the epochs they complete, in order."""
+        return self._epocher(self._chain(chunk))
+
+    def take_dropped(self) -> Counter[str]:
+        """How many markers got no epoch since this was last asked, by reason (see `MarkerEpocher.dropped`)."""
+        dropped, self._epocher.dropped = self._epocher.dropped, Counter()
+        return dropped
 
 
 class WindowEpochs:
@@ -163,7 +179,7 @@ def build_epochs(
     margin_s: float = MARGIN_S,
     lookahead_s: float = 0.0,
     **wishes: Unpack[Wishes],
-) -> EpochStream:
+) -> CausalEpochs | WindowEpochs:
     """The signal path between a stream and a model.
 
     Args:
@@ -200,6 +216,45 @@ def build_epochs(
         first_seq=first_seq,
     )
     return WindowEpochs(montage, prepare, epocher)
+
+
+def build_marker_epochs(
+    info: StreamInfo,
+    spec: ModelSpec,
+    *,
+    labels: Sequence[str],
+    tmin_s: float,
+    n_times: int,
+    clock: Clock,
+    first_seq: int = 0,
+    **wishes: Unpack[Wishes],
+) -> MarkerEpochs:
+    """The signal path between a stream and a model that looks at what happens around markers.
+
+    Args:
+        info: the stream as the source yields it.
+        spec: what the model expects.
+        labels: which markers count, as patterns such as `stim/*`.
+        tmin_s: where an epoch begins, seconds after its marker.
+        n_times: samples in an epoch, at the model's rate.
+        clock: LSL clock, read when an epoch is cut.
+        first_seq: number of the first epoch, for a path that takes over from another.
+        wishes: what is asked of the signal.
+
+    Raises:
+        ContractError: stream, model and wishes do not fit each other.
+    """
+    chain = build_chain(info, spec, **wishes)
+    epocher = MarkerEpocher(
+        chain.info,
+        n_times=n_times,
+        tmin_s=tmin_s,
+        pattern=labels,
+        clock=clock,
+        settling_s=chain.settling_s,
+        first_seq=first_seq,
+    )
+    return MarkerEpochs(chain, epocher)
 
 
 def _join(transforms: State, epochs: State) -> State:

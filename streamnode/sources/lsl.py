@@ -133,7 +133,7 @@ def streams_in_sight(wait_s: float = 1.0) -> list[Sighting]:
     return sorted(map(Sighting.of, pylsl.resolve_streams(wait_s)), key=lambda s: (s.name, s.source_id))
 
 
-async def _resolve(query: LslQuery, timeout_s: float | None) -> pylsl.StreamInfo:
+async def resolve(query: LslQuery, timeout_s: float | None) -> pylsl.StreamInfo:
     """Wait for the one stream that matches. Raises `StreamLost` after `timeout_s`, `ConfigError` if several match."""
     matching = pylsl.ContinuousResolver(pred=query.xpath)
     everything = pylsl.ContinuousResolver()
@@ -217,7 +217,9 @@ class _Stream:
         return f"LSL stream {self.info.name!r} (source_id {self.info.source_id!r})"
 
 
-def _open(found: pylsl.StreamInfo, first_run: int, max_missing_s: float) -> _Stream:
+def _open(
+    found: pylsl.StreamInfo, label: str, cap: str | None, first_run: int, max_missing_s: float
+) -> _Stream:
     """Subscribe, read the full description. Blocks. Raises `ContractError` or `StreamLost`."""
     seen = Sighting.of(found)
     if seen.sfreq <= 0:
@@ -231,9 +233,9 @@ def _open(found: pylsl.StreamInfo, first_run: int, max_missing_s: float) -> _Str
     except RuntimeError as error:  # the base of all that pylsl raises
         raise StreamLost(f"LSL stream {seen.name!r} answered but could not be opened, try again: {error}") from error
     columns = eeg_columns(full)
-    montage = make_montage([c.label for c in columns], in_metres(np.array([c.position for c in columns])))
+    montage = make_montage([c.label for c in columns], in_metres(np.array([c.position for c in columns])), cap)
     return _Stream(
-        info=StreamInfo(seen.name, seen.source_id, seen.stype, seen.sfreq, montage, seen.uid),
+        info=StreamInfo(label or seen.name, seen.source_id, seen.stype, seen.sfreq, montage, seen.uid),
         inlet=inlet,
         dtype=_DTYPES[seen.format],
         n_columns=seen.n_chans,
@@ -292,7 +294,8 @@ class LslSource:
         query: which stream.
         timeout_s: how long to look for it; None waits for ever.
         metrics: instruments of the node.
-        label: of the stream in the metrics; its LSL name if None.
+        cap: whose electrode names the stream uses, one of `streamnode.montage.CAPS`; None reads 10-20 names.
+        label: what to call the stream; its LSL name if None.
         first_run: number of the first run.
         stall_s: silence after which the stream counts as lost; unusual silence, from 250 ms on, is flagged before.
         fill: what stands in for missing samples: the last one, or a straight line to the next.
@@ -305,6 +308,7 @@ class LslSource:
         *,
         timeout_s: float | None,
         metrics: Metrics,
+        cap: str | None = None,
         label: str | None = None,
         first_run: int = 0,
         stall_s: float = 2.0,
@@ -314,6 +318,7 @@ class LslSource:
         self._query = query
         self._timeout_s = timeout_s
         self._metrics = metrics
+        self._cap = cap
         self._label = label or ""
         self._first_run = first_run
         self._stall_s = stall_s
@@ -340,9 +345,11 @@ class LslSource:
         return self._stream.info
 
     async def __aenter__(self) -> Self:
-        found = await _resolve(self._query, self._timeout_s)
-        self._entered = stream = await asyncio.to_thread(_open, found, self._first_run, self._max_missing_s)
-        self._label = self._label or stream.info.name
+        found = await resolve(self._query, self._timeout_s)
+        self._entered = stream = await asyncio.to_thread(
+            _open, found, self._label, self._cap, self._first_run, self._max_missing_s
+        )
+        self._label = stream.info.name
         self._received = self._metrics.samples.labels(self._label)
         self._metrics.connected.labels(self._label).set(1)
         self._on_offset(await asyncio.to_thread(_probe, stream.inlet))

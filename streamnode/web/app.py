@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from importlib.resources import files
@@ -32,37 +32,44 @@ _SECURITY_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inli
 class NodeView:
     """What the web may know of a node: everything but its secrets."""
 
-    def __init__(self, config: NodeConfig, status: Status, metrics: Metrics, sinks: tuple[str, ...]) -> None:
+    def __init__(self, config: NodeConfig, streams: Sequence[Status], metrics: Metrics) -> None:
         self.metrics = metrics
         self._config = config
-        self._status = status
-        self._sinks = sinks
-
-    def sinks(self) -> dict[str, bool]:
-        """Each sink, and whether it can take results now."""
-        value = self.metrics.registry.get_sample_value
-        return {name: bool(value("streamnode_sink_connected", {"sink": name})) for name in self._sinks}
+        self._streams = streams
 
     def readiness(self) -> dict[str, Any]:
-        """Ready means that samples flow and every sink is connected."""
-        sinks = self.sinks()
-        return {"ready": self._status.running and all(sinks.values()), "source": self._status.source, "sinks": sinks}
+        """Ready means that samples of all streams flow and every sink is connected."""
+        streams = [self._state(status) for status in self._streams]
+        ready = all(stream["source"] == "running" and all(stream["sinks"].values()) for stream in streams)
+        return {"ready": ready, "streams": streams}
 
     def info(self) -> dict[str, Any]:
         """Configuration, description of the outputs and the latest figures; JSON-ready."""
-        status = self._status
         return {
             "version": __version__,
             "config": self._config.to_public_dict(),
-            "outputs": None if status.session is None else _jsonable(asdict(status.session.meta)),
-            **self.readiness(),
-            "model": status.model,
-            "epochs": status.epochs,
-            "dropped": status.dropped,
-            "latency_ms": {name: percentiles_ms(timings.latencies_s) for name, timings in status.timings.items()},
-            "overhead_ms": {name: percentiles_ms(timings.overheads_s) for name, timings in status.timings.items()},
-            "last": None if status.last is None else summary(status.last),
+            "ready": self.readiness()["ready"],
+            "streams": [{**self._state(status), **_figures(status)} for status in self._streams],
         }
+
+    def _state(self, status: Status) -> dict[str, Any]:
+        """A stream, and each of its sinks with whether it can take results now."""
+        value = self.metrics.registry.get_sample_value
+        sinks = {name: bool(value("streamnode_sink_connected", {"sink": name})) for name in status.sinks}
+        return {"label": status.label, "source": status.source, "sinks": sinks}
+
+
+def _figures(status: Status) -> dict[str, Any]:
+    """What a stream has come to."""
+    return {
+        "outputs": None if status.session is None else _jsonable(asdict(status.session.meta)),
+        "model": status.model,
+        "epochs": status.epochs,
+        "dropped": status.dropped,
+        "latency_ms": {name: percentiles_ms(timings.latencies_s) for name, timings in status.timings.items()},
+        "overhead_ms": {name: percentiles_ms(timings.overheads_s) for name, timings in status.timings.items()},
+        "last": None if status.last is None else summary(status.last),
+    }
 
 
 def summary(output: ModelOutput) -> dict[str, Any]:
