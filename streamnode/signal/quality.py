@@ -17,29 +17,27 @@ clean_rawdata, fitted to a window of a few seconds. Each wants its own input:
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamnode.signal.mains import MAINS_HZ
 from streamnode.types import Chunk, Fault, Float32Array, Float64Array, FloatArray, Quality, StreamInfo
 
 BoolArray = NDArray[np.bool_]
 
-MAINS_HZ = (50.0, 60.0)
-
 _SEGMENT_S = 0.5  # a blink spoils one or two of the ten that an epoch has, and so not their median
 _CORRELATED_UP_TO_HZ = 30.0  # where neighbours share most of their EEG
-_BLOCK_S = 0.1  # what `RawMonitor` digests at once, however small the chunks
+_BLOCK_S = 0.1  # what `RawMonitor` sums up, and so the grain of its answers
+_PATIENCE_S = 1.0  # it does so when asked, or at the latest when so much is waiting: fewer calls, each for more samples
 _MIN_LEVELS = 64  # of a converter; a coarser one repeats its extremes by itself
 _MIN_CORRELATED = 4  # channels; among fewer, being alone proves nothing
 _TINY = np.float32(1e-30)
-_MAINS_SNR = 10.0
-_FLOOR_HZ = (2.0, 6.0)  # from the mains frequency: what the spectrum would be without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +87,17 @@ def assess(
     """
     if data.size == 0:
         return Quality(((),) * len(data))
-    centred, lost = _centred(data)
+    mean, mains = _mean_and_mains(data, _lines(line_hz, sfreq), sfreq)
+    lost = ~np.isfinite(mean)
+    if lost.any():
+        data, mean = np.where(lost[:, np.newaxis], np.float32(0), data), np.where(lost, np.float32(0), mean)
+    centred = data - mean[:, np.newaxis]
     span = centred.max(axis=1) - centred.min(axis=1)
     power = _segment_power(centred, sfreq)
     deviation = np.sqrt(np.sort(power, axis=1)[:, power.shape[1] // 2])
     flat = ~lost & (span < thresholds.flat_uv)
     good = ~(lost | flat)
-    ordinary = np.median(deviation[good]) if good.any() else 0.0
-    loud = (span > thresholds.peak_to_peak_uv) | (deviation > thresholds.deviation * ordinary)
-    mains = _mains_power(centred, _lines(line_hz, sfreq), sfreq)
+    loud = (span > thresholds.peak_to_peak_uv) | (deviation > thresholds.deviation * _median(deviation[good]))
     humming = mains > thresholds.line_share * power.mean(axis=1)
     alone = _best_correlation(centred, sfreq) < thresholds.correlation
     return _quality(
@@ -119,6 +119,8 @@ def carry(quality: Quality, ch_names: Sequence[str], onto: Sequence[str]) -> Qua
         ch_names: its channels.
         onto: names of the channels it was made into; one that is not made of `ch_names` has no faults.
     """
+    if not any(quality.faults):
+        return Quality(((),) * len(onto))
     found = dict(zip(ch_names, quality.faults, strict=True))
 
     def of(name: str) -> tuple[Fault, ...]:
@@ -128,36 +130,12 @@ def carry(quality: Quality, ch_names: Sequence[str], onto: Sequence[str]) -> Qua
     return Quality(tuple(of(name) for name in onto))
 
 
-def detect_mains(data: FloatArray, sfreq: float) -> float | None:
-    """The mains frequency that a recording betrays.
-
-    Args:
-        data: `(n_chans, n_times)` microvolts as recorded, 4 s or more.
-        sfreq: Hz.
-
-    Returns:
-        50.0 or 60.0, whichever stands out of the spectrum around it more and in most channels; None if neither does,
-        if the window is shorter than 4 s, or if `sfreq` is too low to hold it.
-    """
-    if data.shape[1] < 4 * sfreq:
-        return None
-    whole = data[np.isfinite(data).all(axis=1)].astype(np.float64)
-    if not len(whole):
-        return None
-    centred = (whole - whole.mean(axis=1, keepdims=True)) * np.hanning(whole.shape[1])
-    power: Float64Array = np.abs(np.fft.rfft(centred, axis=1)) ** 2
-    freqs = np.fft.rfftfreq(data.shape[1], 1 / sfreq)
-    snr = {line_hz: _stands_out(power, freqs, line_hz) for line_hz in MAINS_HZ}
-    other, best = sorted(snr, key=lambda line_hz: snr[line_hz])
-    return best if snr[best] > max(_MAINS_SNR, 2 * snr[other]) else None
-
-
 class RawMonitor:
     """Watches the chunks of a stream, as they arrive, for what filters would hide: O(n), and remembers only sums.
 
     Args:
         info: the stream.
-        horizon_s: how far back `quality` may ask.
+        horizon_s: how far before the start of a chunk a span may begin that is asked for once the chunk is in.
         line_hz: mains frequency; None watches both 50 and 60 Hz.
         thresholds: when a channel is bad.
     """
@@ -170,114 +148,124 @@ class RawMonitor:
         line_hz: float | None = None,
         thresholds: Thresholds = DEFAULT,
     ) -> None:
-        self._info = info
-        self._horizon_s = horizon_s
+        self._n_chans, self._sfreq = info.n_chans, info.sfreq
+        self._horizon = horizon_s * info.sfreq
         self._thresholds = thresholds
-        self._omega = np.array([2 * np.pi * hz / info.sfreq for hz in _lines(line_hz, info.sfreq)])
+        self._turns = np.array(_lines(line_hz, info.sfreq)) / info.sfreq  # of the mains, from one sample to the next
         self.reset()
 
     def reset(self) -> None:
         """Forget all past samples, as if newly built."""
         self._run: int | None = None
         self._waiting: list[Chunk] = []
-        self._seen: deque[_Sums] = deque()
-        self._last: Float64Array = np.full((1, self._info.n_chans), np.nan)
-        self._changed_at: NDArray[np.int64] = np.zeros(self._info.n_chans, np.int64)
+        self._newest: Chunk | None = None
+        self._sums = _no_sums(self._n_chans, len(self._turns))
+        self._edges: list[int] = []  # block i holds the samples edges[i] to edges[i + 1]
+        self._last: FloatArray = np.full((1, self._n_chans), np.nan, np.float32)
+        self._held: NDArray[np.intp] = np.zeros(self._n_chans, np.intp)  # for so many samples nothing has changed
 
     def __call__(self, chunk: Chunk) -> None:
         """Take note of a chunk; one of another run than the last makes it forget."""
         if chunk.run != self._run:
             self.reset()
-            self._run = chunk.run
+            self._run, self._edges = chunk.run, [chunk.start]
         if chunk.n_times == 0:
             return
         self._waiting.append(chunk)
-        if chunk.start + chunk.n_times - self._waiting[0].start >= _BLOCK_S * self._info.sfreq:
+        if chunk.start + chunk.n_times - self._waiting[0].start >= _PATIENCE_S * self._sfreq:
             self._digest()
 
+    @np.errstate(invalid="ignore", over="ignore")
     def quality(self, t0: float, t_last: float) -> Quality:
-        """The channels that were bad in this span, LSL seconds, to a block of 0.1 s or a chunk."""
+        """The channels that were bad in this span, LSL seconds, give or take a block."""
         self._digest()
-        seen = [sums for sums in self._seen if sums.t_last >= t0 and sums.t0 <= t_last]
-        if not seen:
-            return Quality(((),) * self._info.n_chans)
-        limits = self._thresholds
-        low, high = np.min([s.low for s in seen], axis=0), np.max([s.high for s in seen], axis=0)
-        n_low = np.sum([s.n_low * (s.low == low) for s in seen], axis=0)
-        n_high = np.sum([s.n_high * (s.high == high) for s in seen], axis=0)
-        n_times = sum(s.n_times for s in seen)
-        lost = np.any([s.lost for s in seen], axis=0)
-        constant = np.max([s.constant_s for s in seen], axis=0)
-        flat = ~lost & ((high - low < limits.flat_uv) | (constant > limits.flat_s))
-        fine = high - low >= _MIN_LEVELS * np.min([s.step for s in seen], axis=0)
-        stuck = ~lost & fine & (np.maximum(n_low, n_high) > limits.railed_share * n_times)
-        beyond = np.maximum(np.abs(low), np.abs(high)) >= limits.rail_uv
-        mains = _rms_of_mains(seen)
-        loud = (mains > limits.line_uv) & (mains > limits.line_ratio * np.median(mains))
-        return _quality({"not_finite": lost, "flat": flat, "railed": stuck | beyond, "line": ~(lost | flat) & loud})
+        first, stop = self._blocks(t0, t_last)
+        if first == stop:
+            return Quality(((),) * self._n_chans)
+        limits, sums, n_times = self._thresholds, self._sums[first:stop], self._edges[stop] - self._edges[first]
+        extremes = sums["extremes"].max(axis=0)
+        span = extremes.sum(axis=0)
+        lost = ~np.isfinite(span)
+        still = sums["held"].max(axis=0) > limits.flat_s * self._sfreq
+        flat = ~lost & (still | (span < limits.flat_uv))
+        repeats = np.sum(sums["repeats"] * (sums["extremes"] == extremes), axis=0).max(axis=0)
+        fine = span >= _MIN_LEVELS * np.fmin.reduce(sums["step"])
+        railed = fine & (repeats > limits.railed_share * n_times) | (extremes.max(axis=0) >= limits.rail_uv)
+        mains = self._rms_of_mains(first, stop)
+        loud = (mains > limits.line_uv) & (mains > limits.line_ratio * _median(mains[~lost]))
+        return _quality({"not_finite": lost, "flat": flat, "railed": ~lost & railed, "line": ~(lost | flat) & loud})
 
+    def _blocks(self, t0: float, t_last: float) -> tuple[int, int]:
+        """The first block that reaches into this span, and the one after the last."""
+        if self._newest is None:
+            return 0, 0
+        begin, end = (self._edges[-1] - 1 + round((t - self._newest.t_last) * self._sfreq) for t in (t0, t_last))
+        first = max(bisect_right(self._edges, begin) - 1, 0)
+        return first, max(first, min(bisect_right(self._edges, end), len(self._sums)))
+
+    @np.errstate(invalid="ignore", over="ignore")
     def _digest(self) -> None:
+        """Sum up what is waiting, and forget what is behind the horizon."""
         if not self._waiting:
             return
-        self._seen.append(self._sums(self._waiting))
-        self._waiting = []
-        while self._seen[0].t_last < self._seen[-1].t_last - self._horizon_s:
-            self._seen.popleft()
+        start, self._newest = self._waiting[0].start, self._waiting[-1]
+        rows = np.concatenate([self._last, *(chunk.data for chunk in self._waiting)])
+        self._waiting.clear()
+        self._last = rows[-1:]
+        n_times = len(rows) - 1
+        n_blocks = max(1, round(n_times / (_BLOCK_S * self._sfreq)))
+        cuts = [n_times * block // n_blocks for block in range(n_blocks + 1)]
+        phase = 2 * np.pi * (np.outer(self._turns, np.arange(start, start + n_times)) % 1)
+        waves = np.concatenate([np.ones((1, n_times)), np.cos(phase), np.sin(phase)]).astype(np.float32)
+        steps = np.abs(rows[1:] - rows[:-1])
+        forgotten = max(bisect_right(self._edges, start - self._horizon) - 1, 0)
+        kept = self._sums[forgotten:]
+        self._sums = np.zeros(len(kept) + n_blocks, kept.dtype)
+        self._sums[: len(kept)] = kept
+        for sums, (begin, end) in zip(self._sums[len(kept) :], pairwise(cuts), strict=True):
+            self._sum_up(sums, rows[1 + begin : 1 + end], steps[begin:end], waves[:, begin:end])
+        self._edges = [*self._edges[forgotten:], *(start + cut for cut in cuts[1:])]
 
-    def _sums(self, chunks: Sequence[Chunk]) -> _Sums:
-        block = np.concatenate([chunk.data for chunk in chunks])
-        lost = np.any(~np.isfinite(block), axis=0)
-        data = np.where(lost, 0.0, block).astype(np.float64)
-        start = chunks[0].start
-        index = np.arange(start, start + len(data))[:, np.newaxis]
-        steps = np.abs(np.diff(data, axis=0, prepend=self._last))
-        same = steps == 0
-        changed_at = np.maximum.accumulate(np.where(same, self._changed_at, index), axis=0)
-        self._last, self._changed_at = data[-1:], changed_at[-1]
+    def _sum_up(self, sums: np.void, data: FloatArray, steps: FloatArray, waves: Float32Array) -> None:
+        """Write down what will be needed of a block."""
         low, high = data.min(axis=0), data.max(axis=0)
-        waves = np.exp(-1j * self._omega[:, np.newaxis] * index.T)
-        return _Sums(
-            t0=chunks[0].t0,
-            t_last=chunks[-1].t_last,
-            n_times=len(data),
-            lost=lost,
-            low=low,
-            high=high,
-            step=np.where(steps > 0, steps, np.inf).min(axis=0),
-            n_low=np.count_nonzero(same & (data == low), axis=0),
-            n_high=np.count_nonzero(same & (data == high), axis=0),
-            constant_s=(index - changed_at).max(axis=0) / self._info.sfreq,
-            total=data.sum(axis=0),
-            waves=waves.sum(axis=1, keepdims=True),
-            mains=np.matmul(waves, data, dtype=np.complex128),
-        )
+        sums["extremes"] = high, -low
+        sums["waves"] = waves @ data
+        changed = steps != 0
+        if changed.all():
+            sums["step"] = np.inf
+            self._held[:] = 0
+            return
+        same, all_along = ~changed, ~changed.any(axis=0)
+        sums["step"] = np.fmin.reduce(np.where(changed, steps, np.inf))
+        sums["repeats"] = np.count_nonzero(same & (data == np.stack([high, low])[:, np.newaxis]), axis=1)
+        held = self._held + np.where(all_along, len(data), changed.argmax(axis=0))
+        self._held = np.where(all_along, held, changed[::-1].argmax(axis=0))
+        sums["held"] = np.maximum(held, self._held)
+
+    def _rms_of_mains(self, first: int, stop: int) -> Float64Array:
+        """Microvolts at the louder of the mains frequencies, the millivolts of offset taken out."""
+        begin, end, n_lines = self._edges[first], self._edges[stop], len(self._turns)
+        waves = self._sums["waves"][first:stop].sum(axis=0)
+        ratio = np.exp(-2j * np.pi * self._turns)
+        of_one = (ratio**begin - ratio**end) / (1 - ratio)  # a geometric series: what waves see of an offset of 1 uV
+        mains = waves[1 : 1 + n_lines] - 1j * waves[1 + n_lines :] - np.outer(of_one, waves[0] / (end - begin))
+        rms: Float64Array = np.abs(mains).max(axis=0, initial=0.0) * (np.sqrt(2) / (end - begin))
+        return rms
 
 
-class _Sums(NamedTuple):
-    """What is remembered of a block of samples; arrays are `(n_chans,)`, of the mains `(n_lines, n_chans)`."""
-
-    t0: float
-    t_last: float
-    n_times: int
-    lost: BoolArray
-    low: Float64Array
-    high: Float64Array
-    step: Float64Array
-    n_low: NDArray[np.intp]
-    n_high: NDArray[np.intp]
-    constant_s: Float64Array
-    total: Float64Array
-    waves: NDArray[np.complex128]
-    mains: NDArray[np.complex128]
-
-
-def _rms_of_mains(seen: Sequence[_Sums]) -> Float64Array:
-    """Microvolts at the louder of the mains frequencies, the millivolts of offset taken out."""
-    n_times = sum(s.n_times for s in seen)
-    mean = np.sum([s.total for s in seen], axis=0) / n_times
-    mains = np.sum([s.mains for s in seen], axis=0) - np.sum([s.waves for s in seen], axis=0) * mean
-    rms: Float64Array = np.abs(mains).max(axis=0, initial=0.0) * np.sqrt(2) / n_times
-    return rms
+def _no_sums(n_chans: int, n_lines: int) -> NDArray[np.void]:
+    """What `RawMonitor` remembers of blocks of samples, one a row; here of none."""
+    return np.zeros(
+        0,
+        [
+            ("extremes", np.float32, (2, n_chans)),  # the highest value, and the lowest with its sign changed
+            ("repeats", np.float32, (2, n_chans)),  # samples that repeat the one before and are extreme
+            ("step", np.float32, n_chans),  # the smallest between two samples, where any repeat
+            ("held", np.float32, n_chans),  # the most samples for which nothing has changed
+            ("waves", np.float32, (1 + 2 * n_lines, n_chans)),  # products with 1, and with cosine and sine of the mains
+        ],
+    )
 
 
 def _quality(found: Mapping[Fault, BoolArray]) -> Quality:
@@ -288,19 +276,15 @@ def _quality(found: Mapping[Fault, BoolArray]) -> Quality:
     return Quality(tuple(faults))
 
 
+def _median(values: FloatArray) -> float:
+    """As numpy's, which takes ten times as long over so few; 0 of none."""
+    ordered, middle = np.sort(values), len(values) // 2
+    return float(ordered[middle] + ordered[~middle]) / 2 if len(values) else 0.0
+
+
 def _lines(line_hz: float | None, sfreq: float) -> tuple[float, ...]:
     """The mains frequencies to watch that `sfreq` can hold."""
     return tuple(hz for hz in (MAINS_HZ if line_hz is None else (line_hz,)) if hz < sfreq / 2 - 1)
-
-
-def _centred(data: Float32Array) -> tuple[Float32Array, BoolArray]:
-    """The data without their means, zero in channels that are not finite, and which those are."""
-    n_times = data.shape[1]
-    mean = data @ np.full(n_times, 1 / n_times, np.float32)
-    lost = np.logical_not(np.isfinite(mean))
-    if lost.any():
-        data, mean = np.where(lost[:, np.newaxis], np.float32(0), data), np.where(lost, np.float32(0), mean)
-    return data - mean[:, np.newaxis], lost
 
 
 def _segment_power(centred: Float32Array, sfreq: float) -> Float32Array:
@@ -313,23 +297,26 @@ def _segment_power(centred: Float32Array, sfreq: float) -> Float32Array:
     return power
 
 
-def _mains_power(centred: Float32Array, lines: tuple[float, ...], sfreq: float) -> Float32Array:
-    """Mean square of the louder of the mains frequencies, `(n_chans,)`."""
-    n_chans, n_times = centred.shape
-    waves = (centred @ _mains_waves(lines, n_times, sfreq)).reshape(n_chans, len(lines), 2)
-    power: Float32Array = np.square(waves).sum(axis=2).max(axis=1, initial=0.0) * np.float32(8 / n_times**2)
-    return power
+def _mean_and_mains(data: Float32Array, lines: tuple[float, ...], sfreq: float) -> tuple[Float32Array, Float32Array]:
+    """The mean, and the mean square of the louder of the mains frequencies, `(n_chans,)` each, in one pass."""
+    n_chans, n_times = data.shape
+    products = data @ _one_and_waves(lines, n_times, sfreq)
+    pairs = products[:, 1:].reshape(n_chans, len(lines), 2)
+    power: Float32Array = np.square(pairs).sum(axis=2).max(axis=1, initial=0.0) * np.float32(8 / n_times**2)
+    return products[:, 0], power
 
 
 @lru_cache(maxsize=16)
-def _mains_waves(lines: tuple[float, ...], n_times: int, sfreq: float) -> Float32Array:
-    """Cosine and sine of each frequency under a Hann window, `(n_times, n_lines * 2)`.
+def _one_and_waves(lines: tuple[float, ...], n_times: int, sfreq: float) -> Float32Array:
+    """What makes a mean, and cosine and sine of each frequency under a Hann window, `(n_times, 1 + n_lines * 2)`.
 
-    Of a sine with amplitude a they see a quarter of `a * n_times`, half of it if its frequency is one bin away.
+    Of a sine with amplitude a the waves see a quarter of `a * n_times`, half of it if its frequency is one bin away;
+    of an offset, nothing.
     """
     phase = 2 * np.pi * np.outer(np.arange(n_times) / sfreq, lines)
-    waves = np.stack([np.cos(phase), np.sin(phase)], axis=-1) * np.hanning(n_times)[:, np.newaxis, np.newaxis]
-    return waves.reshape(n_times, -1).astype(np.float32)
+    waves = np.stack([np.cos(phase), np.sin(phase)], axis=-1).reshape(n_times, -1) * np.hanning(n_times)[:, np.newaxis]
+    mean = np.full((n_times, 1), 1 / n_times)
+    return np.hstack([mean, waves - waves.mean(axis=0)]).astype(np.float32)
 
 
 def _best_correlation(centred: Float32Array, sfreq: float) -> Float32Array:
@@ -338,18 +325,7 @@ def _best_correlation(centred: Float32Array, sfreq: float) -> Float32Array:
     n_times = centred.shape[1] // group * group
     slow = sum((centred[:, first:n_times:group] for first in range(1, group)), start=centred[:, :n_times:group])
     covariance = slow @ slow.T
-    norm = np.sqrt(np.maximum(covariance.diagonal(), _TINY))
-    correlation = np.abs(covariance / norm / norm[:, np.newaxis])
-    np.fill_diagonal(correlation, 0)
-    best: Float32Array = correlation.max(axis=1)
+    scale = 1 / np.sqrt(np.maximum(covariance.diagonal(), _TINY))
+    np.fill_diagonal(covariance, 0)
+    best: Float32Array = (np.abs(covariance) * scale).max(axis=1) * scale
     return best
-
-
-def _stands_out(power: Float64Array, freqs: FloatArray, line_hz: float) -> float:
-    """Peak at the mains over the spectrum around it, in the median channel; 0 where the spectrum ends before."""
-    away = np.abs(freqs - line_hz)
-    if freqs[-1] < line_hz + 1:
-        return 0.0
-    peak = power[:, away <= 0.5].max(axis=1)
-    around = np.median(power[:, (away >= _FLOOR_HZ[0]) & (away <= _FLOOR_HZ[1])], axis=1)
-    return float(np.median(peak / np.maximum(around, _TINY)))

@@ -12,7 +12,8 @@ import pytest
 
 from streamnode.montage import make_montage
 from streamnode.signal.filters import highpass, notch
-from streamnode.signal.quality import RawMonitor, Thresholds, assess, carry, detect_mains
+from streamnode.signal.mains import detect_mains
+from streamnode.signal.quality import RawMonitor, Thresholds, assess, carry
 from streamnode.sources.synthetic import CH_NAMES_32, CH_NAMES_64, SyntheticEeg
 from streamnode.types import Chunk, Fault, Float32Array, Float64Array, Quality, StreamInfo
 from tests.signal import as_chunk, cut, stream
