@@ -1,0 +1,53 @@
+"""The command line: one verb per job. Every foreseen error is one sentence on stderr and an exit code, no traceback.
+
+Each module here has the verbs of one subject. What a verb needs is imported when it runs: `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from streamnode import __version__
+from streamnode.cli import live, models
+from streamnode.errors import StreamnodeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(__doc__ or "").partition("\n\n")[0],
+)
+app.add_typer(live.app)
+app.add_typer(models.app)
+app.add_typer(models.weights_app, name="weights")
+
+
+def main() -> None:
+    """Entry point of the `streamnode` command."""
+    try:
+        app()
+    except StreamnodeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+@app.callback()
+def _options(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("streamnode").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("mqtt").setLevel(logging.CRITICAL)  # aiomqtt repeats what the sink says better
+    for chatty in ("httpx", "httpcore", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,5 @@
+"""`python -m streamnode.cli`."""
+
+from streamnode.cli import main
+
+main()
