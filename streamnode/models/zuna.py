@@ -1,0 +1,485 @@
+"""ZUNA: EEG channels that are bad, or were never there, drawn anew from the others (Zyphra, 2026, arXiv:2602.18478).
+
+    microvolts -> scaled -> tokens of 32 samples of one channel, zero where masked -> encoder: a latent per token
+    noise -> decoder, along a flow that the latents steer -> tokens -> microvolts
+
+Two generations are published, v1 and 1.1. The later one has norms of queries and keys and norms behind each sublayer,
+finer positions and longer windows, and scales each channel by itself. The networks are in `zuna_flow`.
+Shapes: B epochs, C channels, T samples, n = T / 32 patches, S = C * n tokens, channel by channel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from streamnode.errors import ConfigError, ContractError
+from streamnode.models.zuna_flow import (
+    NOISE_STD,
+    Decoder,
+    Encoder,
+    Generation,
+    Sampler,
+    Schedule,
+    ZunaConfig,
+    rotations,
+)
+from streamnode.montage import _ROTATION, _TRANSLATION, make_montage
+from streamnode.types import Float64Array, ModelSpec, Montage, OutputName
+
+__all__ = [
+    "SPEC",
+    "VARIANTS",
+    "Zuna",
+    "ZunaBinding",
+    "ZunaConfig",
+    "form_of",
+    "manifest",
+    "random_state",
+    "rename_keys",
+    "variant_name",
+]
+
+SPEC = ModelSpec(
+    name="zuna",
+    sfreq=256.0,
+    patch=32,
+    durations=(5.0,),
+    ch_names=None,
+    needs_positions=True,
+    l_freq=0.5,
+    h_freq=128.0,  # the published preprocessing has no low-pass
+    notch=False,
+    reference="average",
+    scaling="(x - mean) / (10 std) within -1...1; v1: one std of all channels, 1.1: each channel's own + 1 microvolt",
+    outputs=("embedding", "tokens", "reconstruction"),
+    offline=("resample", "band"),
+)
+
+VARIANTS = {"v1": ZunaConfig("v1"), "1.1": ZunaConfig("1.1")}
+
+Pool = Literal["mean", "per_channel", "per_token"]
+Frame = Literal["head", "template", "scaled85"]
+
+_LIMIT = 10.0  # standard deviations; what is beyond is clamped
+_EPS_UV = 1.0  # 1.1 divides by std + 1e-6 volts
+_FLAT_UV = 1e-3  # what varies by less than a nanovolt is not amplified
+_BOX_M = 0.12  # positions are binned within this distance of the origin along each axis
+_SCALED85 = 0.87467  # places half of the 10-05 template within 85 mm of its origin
+
+
+def variant_name(config: ZunaConfig) -> str:
+    """`zuna-v1` or `zuna-1.1`, with or without the decoder; `zuna-custom` for any other sizes."""
+    published = VARIANTS[config.generation]
+    encoder = replace(published, decoder_depth=0)
+    return f"zuna-{config.generation}" if config in (published, encoder) else "zuna-custom"
+
+
+def manifest(config: ZunaConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor in a checkpoint of these sizes, as `rename_keys` leaves it."""
+    with torch.device("meta"):
+        return {key: tensor.shape for key, tensor in Zuna(config).state_dict().items()}
+
+
+# ---- Where channels are ----------------------------------------------------------------------------------------------
+
+
+def to_frame(ch_pos: Float64Array, frame: Frame) -> Float64Array:
+    """Positions as the network is told them (section 6.2).
+
+    Args:
+        ch_pos: `(C, 3)` metres in the head frame.
+        frame: `head`, as in the published pipelines, though the top of the head leaves the box; `template`, that of
+            the 10-05 template itself, which fits the box and so may be what training saw; `scaled85`, the template
+            scaled down, as zuna-rs does with named channels.
+    """
+    if frame == "head":
+        return ch_pos
+    template: Float64Array = (ch_pos - _TRANSLATION) @ np.linalg.inv(_ROTATION).T
+    return template * _SCALED85 if frame == "scaled85" else template
+
+
+def position_bins(ch_pos: Tensor, n_bins: int) -> Tensor:
+    """`(C, 3)` float32 metres to the number of the bin along each axis; what is outside the box is at its edge."""
+    return ((ch_pos + _BOX_M) / (2 * _BOX_M) * n_bins).trunc().clamp(0, n_bins - 1).long()
+
+
+def to_tokens(x: Tensor, patch: int) -> Tensor:
+    """`(B, C, T)` to `(B, S, patch)`, channel by channel."""
+    return x.reshape(len(x), -1, patch)
+
+
+def from_tokens(tokens: Tensor, n_chans: int) -> Tensor:
+    """`(B, S, patch)` to `(B, C, T)`."""
+    return tokens.reshape(len(tokens), n_chans, -1)
+
+
+# ---- Scaling ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled:
+    """Epochs as the network sees them, and the way back.
+
+    Attributes:
+        x: `(B, C, T)` within -1...1; bad and added channels are 0.
+        scale: `(B, C, 1)` microvolts.
+        offset: `(B, C, T)` microvolts.
+    """
+
+    x: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def undo(self, x: Tensor) -> Tensor:
+        """`(B, C, T)` of the network to microvolts."""
+        return x * self.scale + self.offset
+
+
+def normalise(
+    x_uv: Tensor, generation: Generation, good: Sequence[int], *, n_added: int = 0, std_uv: float | None = None
+) -> Scaled:
+    """Scale epochs as those a generation was trained on (sections 5.1 and 5.7).
+
+    Epochs are referenced to the average of their good channels; where that was done before, it changes nothing. Bad
+    and added channels go back to microvolts by the median scale of the good ones. So we differ from the published
+    pipelines where channels are bad: 1.1's has them in the average and scales them by what they held. And v1's does
+    not put back the means of channels.
+
+    Args:
+        x_uv: `(B, C, T)` microvolts.
+        generation: `v1` has one scale for all channels, `1.1` one for each.
+        good: rows that are not bad.
+        n_added: channels to append.
+        std_uv: standard deviation of the whole recording, for v1; None takes that of each epoch.
+    """
+    reference = x_uv[:, good].mean(1, keepdim=True)
+    known = x_uv[:, good] - reference
+    mean = known.mean(-1, keepdim=True)
+    if generation == "1.1":
+        std = known.std(-1, correction=0, keepdim=True) + _EPS_UV
+    elif std_uv is None:
+        std = known.std((1, 2), correction=0, keepdim=True).clamp_min(_FLAT_UV).expand_as(mean)
+    else:
+        std = torch.full_like(mean, std_uv)
+    n_rows = x_uv.shape[1] + n_added
+    x = x_uv.new_zeros(len(x_uv), n_rows, x_uv.shape[-1])
+    x[:, good] = ((known - mean) / (_LIMIT * std)).clamp(-1, 1)
+    scale = _LIMIT * std.quantile(0.5, dim=1, keepdim=True).repeat(1, n_rows, 1)
+    scale[:, good] = _LIMIT * std
+    offset = reference.repeat(1, n_rows, 1)
+    offset[:, good] += mean
+    return Scaled(x, scale, offset)
+
+
+# ---- The model -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZunaBinding:
+    """All that depends on channels, options and weights but not on the signal. C counts added channels.
+
+    Attributes:
+        ch_names: rows of the reconstruction: the bound channels, then the added ones.
+        n_added: how many were added.
+        space: `(C, 3d / 8)` complex, how far the place of a channel turns heads of d numbers.
+        time: `(max_patches, d / 8)` complex, how far the place in the window does.
+        pool: what the embedding is.
+        std_uv: what v1 divides by; `dataclasses.replace` lets it follow a signal.
+        noise: `(C, max_patches * 32)` what reconstructions start from; None when none is wanted.
+        schedule: what they go through; likewise.
+        sampler: how they go.
+        guidance: how strongly the latents steer them.
+        keep_known: whether good channels come back as they were given.
+    """
+
+    ch_names: tuple[str, ...]
+    n_added: int
+    space: Tensor
+    time: Tensor
+    pool: Pool
+    std_uv: float | None
+    noise: Tensor | None
+    schedule: Schedule | None
+    sampler: Sampler
+    guidance: float
+    keep_known: bool
+
+    def rotation(self, n_patches: int) -> Tensor:
+        """`(S, d / 2)` complex for the tokens of a window."""
+        space = self.space[:, None].expand(-1, n_patches, -1)
+        time = self.time[:n_patches].expand(len(space), -1, -1)
+        return torch.cat((space, time), dim=-1).flatten(0, 1)
+
+
+class Zuna(nn.Module):
+    """The whole network. Its parameters are meaningless until a state is loaded."""
+
+    SPEC: ClassVar[ModelSpec] = SPEC
+
+    def __init__(self, config: ZunaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        if config.decoder_depth:
+            self.decoder = Decoder(config)
+
+    @property
+    def available_outputs(self) -> tuple[OutputName, ...]:
+        """What these weights can yield."""
+        return tuple(name for name in SPEC.outputs if name != "reconstruction" or self.config.decoder_depth)
+
+    @property
+    def n_params(self) -> int:
+        """Numbers in the state."""
+        return sum(tensor.numel() for tensor in self.state_dict().values())
+
+    @torch.no_grad()
+    def bind(
+        self,
+        montage: Montage,
+        *,
+        outputs: Collection[OutputName],
+        pool: Pool = "mean",
+        frame: Frame = "head",
+        add: Montage | Sequence[str] = (),
+        std_uv: float | None = None,
+        steps: int = 50,
+        sampler: Sampler = "euler",
+        guidance: float = 1.0,
+        seed: int = 0,
+        keep_known: bool = False,
+    ) -> ZunaBinding:
+        """Compute all that depends on channels and options alone; bind again when a channel comes or goes.
+
+        Args:
+            montage: channels of the epochs to come, in their order; all need a position.
+            outputs: what will be asked of `encode`.
+            pool: the embedding is one row: the mean of all tokens (`mean`), the mean of each channel's (`per_channel`)
+                or all of them (`per_token`).
+            frame: see `to_frame`.
+            add: channels to reconstruct though nobody recorded them; those of `montage` are passed over.
+            std_uv: see `normalise`.
+            steps: of the sampler, each one pass through the decoder.
+            sampler: `euler`, as published, or `adams`, of second order, which on untrained weights is as exact with 10
+                steps as `euler` with 50; on trained ones nobody has measured it.
+            guidance: 1 is none; see `Decoder.flow`.
+            seed: of the noise. Every epoch starts from the same, so that its result depends on nothing before it.
+            keep_known: return good channels as they were given.
+
+        Raises:
+            ContractError: the weights lack the decoder, or a channel has no position.
+            ConfigError: an option is none of those above.
+        """
+        for name, value, kind in (("pool", pool, Pool), ("frame", frame, Frame), ("sampler", sampler, Sampler)):
+            _refuse_unless(name, value, get_args(kind))
+        if steps < 1:
+            raise ConfigError(f"steps is {steps}: take at least 1, or the published 50")
+        if std_uv is not None and not std_uv > 0:
+            raise ConfigError(f"std_uv is {std_uv}: give the standard deviation of the recording, in microvolts")
+        if headless := set(outputs).difference(self.available_outputs):
+            raise ContractError(f"these ZUNA weights have nothing for {', '.join(sorted(headless))}: do not ask for it")
+        rows = _extended(montage, add if isinstance(add, Montage) else make_montage(add))
+        if lost := [name for name, xyz in zip(rows.ch_names, rows.ch_pos, strict=True) if not np.isfinite(xyz).all()]:
+            raise ContractError(f"ZUNA must know where {', '.join(lost)} sits: give positions, or drop the channels")
+        draws = "reconstruction" in outputs
+        space, time = self._turns(to_frame(rows.ch_pos, frame))
+        return ZunaBinding(
+            ch_names=rows.ch_names,
+            n_added=rows.n_chans - montage.n_chans,
+            space=space,
+            time=time,
+            pool=pool,
+            std_uv=std_uv,
+            noise=self._noise(rows.n_chans, seed) if draws else None,
+            schedule=self.decoder.schedule(steps) if draws else None,
+            sampler=sampler,
+            guidance=guidance,
+            keep_known=keep_known,
+        )
+
+    # Turns and noise are made on the CPU in float32, so that every device starts from the same bits.
+
+    def _turns(self, ch_pos: Float64Array) -> tuple[Tensor, Tensor]:
+        """`space` and `time` of a binding."""
+        head_dim, like = self.config.head_dim, self.encoder.registers
+        bins = position_bins(torch.tensor(ch_pos, dtype=torch.float32), self.config.n_bins)
+        space, time = rotations(bins, head_dim).flatten(1), rotations(torch.arange(self.config.max_patches), head_dim)
+        dtype = torch.promote_types(like.dtype, torch.complex64)
+        return space.to(like.device, dtype), time.to(like.device, dtype)
+
+    def _noise(self, n_chans: int, seed: int) -> Tensor:
+        """`noise` of a binding, enough for the longest window."""
+        shape = n_chans, self.config.max_patches * self.config.patch
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return (NOISE_STD * noise).to(self.encoder.registers)
+
+    def encode(
+        self,
+        x_uv: Tensor,
+        binding: ZunaBinding,
+        outputs: Collection[OutputName],
+        *,
+        bad: Collection[int] = (),
+        noise: Tensor | None = None,
+    ) -> dict[OutputName, Tensor]:
+        """What the network makes of some epochs.
+
+        Args:
+            x_uv: `(B, C, T)` microvolts of the bound channels; T is a whole number of patches.
+            binding: from `bind`, for the same channels.
+            outputs: what to compute.
+            bad: rows to mask in all of these epochs; whatever they hold does not matter.
+            noise: `(C, T)` or `(B, C, T)`, with added channels, to start from instead of the binding's.
+
+        Returns:
+            `embedding` `(B, k)`, see `pool` in `bind`; `tokens` `(B, S, 32)`, the latents; `reconstruction`
+            `(B, C, T)` microvolts in the reference of `x_uv`. Added channels are in the reconstruction alone.
+
+        Raises:
+            ContractError: the epochs do not fit the binding or the network, or fewer than two channels are good.
+        """
+        n_chans, n_times = x_uv.shape[1:]
+        good = [row for row in range(n_chans) if row not in bad]
+        self._refuse_misfit(n_chans, n_times, good, binding, outputs)
+        scaled = normalise(x_uv, self.config.generation, good, n_added=binding.n_added, std_uv=binding.std_uv)
+        latents = self.encode_tokens(to_tokens(scaled.x, self.config.patch), binding)
+        results: dict[OutputName, Tensor] = {}
+        bound = latents[:, : n_chans * n_times // self.config.patch]
+        if "embedding" in outputs:
+            results["embedding"] = _pooled(bound, n_chans, binding.pool)
+        if "tokens" in outputs:
+            results["tokens"] = bound
+        if "reconstruction" in outputs:
+            start = cast("Tensor", binding.noise)[:, :n_times] if noise is None else noise
+            tokens = self.sample(latents, to_tokens(start.expand_as(scaled.x), self.config.patch), binding)
+            drawn = scaled.undo(from_tokens(tokens, len(binding.ch_names)))
+            if binding.keep_known:
+                drawn[:, good] = x_uv[:, good]
+            results["reconstruction"] = drawn
+        return results
+
+    def encode_tokens(self, tokens: Tensor, binding: ZunaBinding, masked: Tensor | None = None) -> Tensor:
+        """Latents of scaled tokens, those of added channels included.
+
+        Args:
+            tokens: `(B, S, 32)`, channel by channel.
+            binding: from `bind`.
+            masked: `(S,)` or `(B, S)`, true where a token is to be hidden. 1.1 was trained on any cells, v1 on
+                whole channels.
+
+        Returns:
+            `(B, S, 32)`.
+        """
+        if masked is not None:
+            tokens = tokens.masked_fill(masked[..., None], 0.0)
+        n_patches = tokens.shape[1] // len(binding.ch_names)
+        latents: Tensor = self.encoder(tokens, binding.rotation(n_patches))
+        return latents.to(tokens.dtype)
+
+    def sample(self, latents: Tensor, noise: Tensor, binding: ZunaBinding) -> Tensor:
+        """Tokens that have these latents, by the schedule, sampler and guidance of a binding for the reconstruction.
+
+        Args:
+            latents: `(B, S, 32)`.
+            noise: `(B, S, 32)` of standard deviation 0.1.
+            binding: from `bind`.
+
+        Returns:
+            `(B, S, 32)`.
+        """
+        rotation = binding.rotation(noise.shape[1] // len(binding.ch_names))
+        schedule, sampler, guidance = cast("Schedule", binding.schedule), binding.sampler, binding.guidance
+        *_, tokens = self.decoder.flow(latents, noise, schedule, rotation, sampler=sampler, guidance=guidance)
+        return tokens
+
+    def _refuse_misfit(
+        self, n_chans: int, n_times: int, good: list[int], binding: ZunaBinding, outputs: Collection[OutputName]
+    ) -> None:
+        bound, patch, longest = len(binding.ch_names) - binding.n_added, self.config.patch, self.config.max_patches
+        if n_chans != bound:
+            raise ContractError(f"ZUNA is bound to {bound} channels, not {n_chans}: bind it to this montage")
+        if not n_times or n_times % patch:
+            raise ContractError(
+                f"ZUNA takes whole patches of {patch} samples, which {n_times} samples are not: choose a multiple of "
+                f"{patch / SPEC.sfreq} s as the duration, such as {SPEC.durations[0]} s"
+            )
+        if n_times > longest * patch:
+            raise ContractError(
+                f"ZUNA {self.config.generation} takes windows up to {longest * patch / SPEC.sfreq} s, not "
+                f"{n_times / SPEC.sfreq} s: choose a shorter duration, such as {SPEC.durations[0]} s"
+            )
+        if len(good) < 2:
+            raise ContractError(
+                f"{len(good)} of {n_chans} channels are good, and an average reference of one leaves nothing: give "
+                "ZUNA at least two good channels"
+            )
+        if "reconstruction" in outputs and binding.schedule is None:
+            raise ContractError("ZUNA is bound without the reconstruction: ask for it when binding")
+
+
+def _pooled(tokens: Tensor, n_chans: int, pool: Pool) -> Tensor:
+    """`(B, S, latent)` to one row an epoch."""
+    match pool:
+        case "mean":
+            return tokens.mean(1)
+        case "per_channel":
+            return tokens.reshape(len(tokens), n_chans, -1, tokens.shape[-1]).mean(2).flatten(1)
+        case "per_token":
+            return tokens.flatten(1)
+
+
+def _extended(montage: Montage, added: Montage) -> Montage:
+    """The channels of one montage, then those that only another has."""
+    new = [row for row, name in enumerate(added.ch_names) if name not in montage.ch_names]
+    names = (*montage.ch_names, *(added.ch_names[row] for row in new))
+    return Montage(names, np.concatenate((montage.ch_pos, added.ch_pos[new])))
+
+
+def _refuse_unless(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}: use one of {', '.join(allowed)}")
+
+
+# ---- Weights ---------------------------------------------------------------------------------------------------------
+
+Form = Literal["original", "canonical"]
+
+
+def form_of(state: Mapping[str, Tensor]) -> Form:
+    """Whose names a state has: `original`, those of the published files, or `canonical`, those used here.
+
+    Files differ from what is used here by a prefix, and those of 1.1 by a second `norm` in the names of norms.
+    """
+    return "canonical" if rename_keys(state).keys() == state.keys() else "original"
+
+
+def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a state the names used here, which are v1's: drops the prefixes of trainers and 1.1's second `norm`.
+
+    Where a trainer's prefix is found, keys without it are none of the network's and go.
+    """
+    renamed = dict(state)
+    while wrapped := [key for key in renamed if key.startswith(("model.", "module.", "_orig_mod."))]:
+        renamed = {key.split(".", 1)[1]: renamed[key] for key in wrapped}
+    return {re.sub(r"(norm[^.]*)\.norm\.weight$", r"\1.weight", key): tensor for key, tensor in renamed.items()}
+
+
+def random_state(config: ZunaConfig, seed: int) -> dict[str, Tensor]:
+    """An untrained state, the same bits on every machine: weights of variance 1 / fan-in, gains around 1."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, shape in manifest(config).items():
+        if len(shape) > 1:
+            limit = (3 * shape[0] / shape.numel()) ** 0.5
+            state[key] = torch.empty(shape).uniform_(-limit, limit, generator=generator)
+        else:
+            is_gain = key.endswith("norm.weight.bias") or not key.endswith("bias")
+            state[key] = torch.ones(shape) if is_gain else torch.zeros(shape)
+    return state
