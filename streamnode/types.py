@@ -64,6 +64,7 @@ class StreamInfo:
         sfreq: nominal sampling frequency, Hz.
         montage: channels and their positions.
         uid: LSL's id of this one run of the source; empty when there is none.
+        mains_hz: mains frequency that was heard in it; None where nobody listened, or there was none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class StreamInfo:
     sfreq: float
     montage: Montage
     uid: str = ""
+    mains_hz: float | None = None
 
     @property
     def ch_names(self) -> tuple[str, ...]:
@@ -204,6 +206,7 @@ class ModelSpec:
         outputs: what the family can yield.
         offline: how its training data were prepared, step by step, each with the defaults of MNE-Python; empty where
             that is not published.
+        rebuilds: whether it takes all channels, is told which are bad, and makes them up from the others.
     """
 
     name: str
@@ -219,6 +222,7 @@ class ModelSpec:
     scaling: str
     outputs: tuple[OutputName, ...]
     offline: tuple[OfflineStep, ...] = ()
+    rebuilds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.models.state import count, draw, refuse_contradictions, shapes_of, without_wrappers
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -204,8 +205,7 @@ def variant_name(config: EegptConfig) -> str:
 
 def manifest(config: EegptConfig) -> dict[str, torch.Size]:
     """Name and shape of every tensor in a checkpoint of these sizes."""
-    with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in Eegpt(config).state_dict().items()}
+    return shapes_of(lambda: Eegpt(config))
 
 
 def _heads(embed_dim: int) -> int:
@@ -216,12 +216,7 @@ def _heads(embed_dim: int) -> int:
 
 
 def _refuse_contradictions(state: Mapping[str, Tensor], config: EegptConfig) -> None:
-    for key, shape in manifest(config).items():
-        if key in state and state[key].shape != shape:
-            raise WeightsError(
-                f"{key} has shape {tuple(state[key].shape)} where the rest of this EEGPT needs {tuple(shape)}: "
-                "give an unmodified checkpoint"
-            )
+    refuse_contradictions(state, manifest(config), "EEGPT")
     if config.n_chan_rows < len(VOCABULARY):
         raise WeightsError(
             f"chan_embed.weight has {config.n_chan_rows} rows where EEGPT knows {len(VOCABULARY)} channels: "
@@ -389,7 +384,7 @@ class Eegpt(nn.Module):
     @property
     def n_params(self) -> int:
         """Numbers in the state."""
-        return sum(tensor.numel() for tensor in self.state_dict().values())
+        return count(self)
 
     @torch.no_grad()
     def bind(
@@ -556,7 +551,7 @@ _HEADS = {
 
 def form_of(state: Mapping[str, Tensor]) -> Form:
     """Who wrote a state, by its names: the authors (`pretraining`, `downstream`), `braindecode`, or none of these."""
-    keys = _unwrapped(state)
+    keys = without_wrappers(state)
     if any(key.startswith(_PRETRAINING) for key in keys):
         return "pretraining"
     if "chans_id" in keys or not keys.keys().isdisjoint(_HEADS):
@@ -576,7 +571,7 @@ def rename_keys(state: Mapping[str, Tensor], which: Which = "teacher") -> dict[s
         ConfigError: `which` is something else.
     """
     _refuse_unless("which", which, Which)
-    keys = _unwrapped(state)
+    keys = without_wrappers(state)
     prefix = _ENCODERS[which]
     encoder = {key.removeprefix(prefix): tensor for key, tensor in keys.items() if key.startswith(prefix)}
     if which == "student" and not encoder:
@@ -590,24 +585,8 @@ def rename_keys(state: Mapping[str, Tensor], which: Which = "teacher") -> dict[s
 
 
 def random_state(config: EegptConfig, seed: int) -> dict[str, Tensor]:
-    """An untrained state, the same bits on every machine: weights of variance 1 / fan-in, norms that do nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, shape in manifest(config).items():
-        if len(shape) > 1:
-            uniform = torch.rand(shape, generator=generator) * 2 - 1
-            state[key] = uniform * (3 * shape[0] / shape.numel()) ** 0.5
-        else:
-            state[key] = torch.zeros(shape) if key.endswith("bias") else torch.ones(shape)
-    return state
-
-
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefixes of trainers; where there is one, keys without it are of losses and metrics, and go."""
-    keys = dict(state)
-    while wrapped := [key for key in keys if key.startswith(("model.", "module.", "_orig_mod."))]:
-        keys = {key.split(".", 1)[1]: keys[key] for key in wrapped}
-    return keys
+    """An untrained state, the same bits on every machine."""
+    return draw(manifest(config), seed)
 
 
 def _refuse_unless(name: str, value: str, allowed: Any) -> None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.models.state import count, draw, plain, refuse_contradictions, shapes_of, without_wrappers
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class LunaConfig:
             location_norm="channel_location_embedder.0.norm.weight" in state,
             ffn_norm="cross_attn.ffn.norm.weight" in state,
         )
-        _refuse_contradictions(state, config)
+        refuse_contradictions(state, manifest(config), "LUNA")
         log.info("the weights are %s with %d heads", variant_name(config), config.n_heads)
         return config
 
@@ -165,17 +166,7 @@ def variant_name(config: LunaConfig) -> str:
 
 def manifest(config: LunaConfig) -> dict[str, torch.Size]:
     """Name and shape of every tensor in a checkpoint of these sizes."""
-    with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in LUNA(config).state_dict().items()}
-
-
-def _refuse_contradictions(state: Mapping[str, Tensor], config: LunaConfig) -> None:
-    for key, shape in manifest(config).items():
-        if key in state and state[key].shape != shape:
-            raise WeightsError(
-                f"{key} has shape {tuple(state[key].shape)} where the rest of this LUNA needs {tuple(shape)}: "
-                "give an unmodified checkpoint"
-            )
+    return shapes_of(lambda: LUNA(config))
 
 
 # ---- Layers, in the order a sample meets them ------------------------------------------------------------------------
@@ -497,7 +488,7 @@ class LUNA(nn.Module):
     @property
     def n_params(self) -> int:
         """Numbers in the state."""
-        return sum(tensor.numel() for tensor in self.state_dict().values())
+        return count(self)
 
     @torch.no_grad()
     def bind(
@@ -614,9 +605,7 @@ def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Where a trainer's prefix is found, keys without it (of losses and metrics) are none of the network's and go.
     """
-    renamed = dict(state)
-    while wrapped := [key for key in renamed if key.startswith(("model.", "module.", "_orig_mod."))]:
-        renamed = {key.split(".", 1)[1]: renamed[key] for key in wrapped}
+    renamed = without_wrappers(state)
     for pattern, ours in (
         (r"^channel_location_embedder\.(?=[a-z])", "channel_location_embedder.0."),
         (r"^cross_attn\.temperature$", "cross_attn.temparature"),
@@ -626,16 +615,17 @@ def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def form_of(state: Mapping[str, Tensor]) -> str:
+    """Who wrote a state, by its names: `braindecode`, a `trainer` that put a prefix before them, or `published`."""
+    if "channel_location_embedder.fc1.weight" in state or "cross_attn.temperature" in state:
+        return "braindecode"
+    return "published" if "cross_attn.query_embed" in state else "trainer"
+
+
 def random_state(config: LunaConfig, seed: int) -> dict[str, Tensor]:
-    """An untrained state, the same bits on every machine: weights of variance 1 / fan-in, norms that do nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, shape in manifest(config).items():
-        if key.endswith("rotary_emb.freqs"):
-            state[key] = RotaryFrequencies(2 * shape[0]).freqs
-        elif len(shape) > 1:
-            uniform = torch.rand(shape, generator=generator) * 2 - 1
-            state[key] = uniform * (3 * shape[0] / shape.numel()) ** 0.5
-        else:
-            state[key] = torch.zeros(shape) if key.endswith("bias") else torch.ones(shape)
-    return state
+    """An untrained state, the same bits on every machine."""
+
+    def constant(key: str, shape: torch.Size) -> Tensor:
+        return RotaryFrequencies(2 * shape[0]).freqs if key.endswith("rotary_emb.freqs") else plain(key, shape)
+
+    return draw(manifest(config), seed, constant)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError
+from streamnode.models.state import count, draw, plain, shapes_of, without_wrappers
 from streamnode.models.zuna_flow import (
     NOISE_STD,
     Decoder,
@@ -60,6 +61,7 @@ SPEC = ModelSpec(
     scaling="(x - mean) / (10 std) within -1...1; v1: one std of all channels, 1.1: each channel's own + 1 microvolt",
     outputs=("embedding", "tokens", "reconstruction"),
     offline=("resample", "band"),
+    rebuilds=True,
 )
 
 VARIANTS = {"v1": ZunaConfig("v1"), "1.1": ZunaConfig("1.1")}
@@ -83,8 +85,7 @@ def variant_name(config: ZunaConfig) -> str:
 
 def manifest(config: ZunaConfig) -> dict[str, torch.Size]:
     """Name and shape of every tensor in a checkpoint of these sizes, as `rename_keys` leaves it."""
-    with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in Zuna(config).state_dict().items()}
+    return shapes_of(lambda: Zuna(config))
 
 
 # ---- Where channels are ----------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ class Zuna(nn.Module):
     @property
     def n_params(self) -> int:
         """Numbers in the state."""
-        return sum(tensor.numel() for tensor in self.state_dict().values())
+        return count(self)
 
     @torch.no_grad()
     def bind(
@@ -465,21 +466,14 @@ def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Where a trainer's prefix is found, keys without it are none of the network's and go.
     """
-    renamed = dict(state)
-    while wrapped := [key for key in renamed if key.startswith(("model.", "module.", "_orig_mod."))]:
-        renamed = {key.split(".", 1)[1]: renamed[key] for key in wrapped}
+    renamed = without_wrappers(state)
     return {re.sub(r"(norm[^.]*)\.norm\.weight$", r"\1.weight", key): tensor for key, tensor in renamed.items()}
 
 
 def random_state(config: ZunaConfig, seed: int) -> dict[str, Tensor]:
-    """An untrained state, the same bits on every machine: weights of variance 1 / fan-in, gains around 1."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, shape in manifest(config).items():
-        if len(shape) > 1:
-            limit = (3 * shape[0] / shape.numel()) ** 0.5
-            state[key] = torch.empty(shape).uniform_(-limit, limit, generator=generator)
-        else:
-            is_gain = key.endswith("norm.weight.bias") or not key.endswith("bias")
-            state[key] = torch.ones(shape) if is_gain else torch.zeros(shape)
-    return state
+    """An untrained state, the same bits on every machine."""
+
+    def constant(key: str, shape: torch.Size) -> Tensor:
+        return torch.ones(shape) if key.endswith("norm.weight.bias") else plain(key, shape)
+
+    return draw(manifest(config), seed, constant)
