@@ -467,6 +467,11 @@ class Eegpt(nn.Module):
         tokens = self(patches.flatten(0, 1), binding).unflatten(0, patches.shape[:2])
         return self.read_out(tokens, binding, outputs)
 
+    @staticmethod
+    def spread(_name: OutputName, values: Tensor, _rows: Sequence[int], _n_chans: int, _: EegptBinding) -> Tensor:
+        """Nothing that comes out belongs to a channel."""
+        return values
+
     def encode_patches(self, patches_uv: Tensor, binding: EegptBinding) -> Tensor:
         """Summary tokens `(n, S, D)` of patches `(n, C, 64)` in microvolts to the average reference, of any epochs."""
         self._refuse_misfit(patches_uv, binding)

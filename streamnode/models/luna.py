@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
-from streamnode.models.state import count, draw, plain, refuse_contradictions, shapes_of, without_wrappers
+from streamnode.models.state import count, draw, plain, refuse_contradictions, shapes_of, spread, without_wrappers
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -534,6 +534,12 @@ class LUNA(nn.Module):
         if "reconstruction" in results:
             results["reconstruction"] = results["reconstruction"] * std + mean
         return results
+
+    @staticmethod
+    def spread(name: OutputName, values: Tensor, rows: Sequence[int], n_chans: int, _: LunaBinding) -> Tensor:
+        """Put what was computed on some channels where that of all would be; the rest is NaN."""
+        axes: dict[OutputName, int] = {"reconstruction": 1, "attention": -1}
+        return spread(values, axes[name], rows, n_chans) if name in axes else values
 
     @staticmethod
     def prepare(x_uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

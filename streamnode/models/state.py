@@ -1,8 +1,8 @@
-"""What every family does with the tensors of a checkpoint."""
+"""What every family does with tensors: those of a checkpoint, and outputs that lack some channels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,3 +65,11 @@ def draw(
         else:
             state[key] = constant(key, shape)
     return state
+
+
+def spread(values: Tensor, axis: int, rows: Sequence[int], n_chans: int) -> Tensor:
+    """Put what belongs to some channels where that of all would be, along an axis; the rest is NaN."""
+    shape = list(values.shape)
+    shape[axis] = n_chans
+    index = torch.tensor(rows, device=values.device)
+    return values.new_full(shape, torch.nan).index_copy(axis, index, values)

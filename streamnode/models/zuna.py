@@ -366,6 +366,11 @@ class Zuna(nn.Module):
             results["reconstruction"] = drawn
         return results
 
+    @staticmethod
+    def spread(_name: OutputName, values: Tensor, _rows: Sequence[int], _n_chans: int, _: ZunaBinding) -> Tensor:
+        """Nothing is ever left out: bad channels are masked, and rebuilt."""
+        return values
+
     def encode_tokens(self, tokens: Tensor, binding: ZunaBinding, masked: Tensor | None = None) -> Tensor:
         """Latents of scaled tokens, those of added channels included.
 
