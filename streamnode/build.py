@@ -8,22 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from streamnode import __version__
 from streamnode.config import (
     AlignedSourceConfig,
     EpochConfig,
+    LslEegSinkConfig,
     LslSinkConfig,
     LslSourceConfig,
-    LunaConfig,
     MarkersConfig,
+    ModelConfig,
     MqttSinkConfig,
     NodeConfig,
     ReplaySourceConfig,
+    SinkConfig,
     SourceConfig,
     SyntheticSourceConfig,
+    ZunaConfig,
 )
+from streamnode.config.tree import NodeSection, SignalConfig
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.metrics import Metrics
 from streamnode.montage import clean_name, coverage, make_montage
@@ -34,8 +38,10 @@ from streamnode.signal.guard import Guard
 from streamnode.signal.interpolate import interpolation_matrix
 from streamnode.signal.path import EpochStream, build_epochs, build_marker_epochs
 from streamnode.sinks.lsl import LslSink
+from streamnode.sinks.lsl_eeg import EegSink
 from streamnode.sinks.mqtt import MqttSink
 from streamnode.sources.aligned import AlignedSource
+from streamnode.sources.listening import ListeningSource
 from streamnode.sources.lsl import LslQuery, LslSource, local_clock
 from streamnode.sources.lsl_markers import LslMarkers
 from streamnode.sources.replay import ReplaySource, read
@@ -48,16 +54,21 @@ if TYPE_CHECKING:
 
 clock: Clock = local_clock
 _WAITING_UNDER_ALL = 64  # epochs that may wait for inference under policy `all`
-_SLACK_S = 1.0  # what a source may deliver at once, beyond the epoch that is being judged
+_LATE_MARKER_S = 10.0  # as long as its samples are kept: `MarkerEpocher`
 _EXPIRY_HOPS, _EXPIRY_S = 10, 60.0  # so long a broker keeps a result for a slow subscriber: stale results mislead
 
 
-def source_opener(source: SourceConfig, epoch: EpochConfig, metrics: Metrics) -> Callable[[int], Source]:
+def source_opener(config: NodeConfig, source: SourceConfig, metrics: Metrics) -> Callable[[int], Source]:
     """A function that makes a new source whose first run has the given number.
 
     Raises:
         ConfigError: the recording to replay cannot be read.
     """
+    opener = _opener(source, config.epoch, metrics)
+    return (lambda run: ListeningSource(opener(run))) if config.signal.notch_hz == "auto" else opener
+
+
+def _opener(source: SourceConfig, epoch: EpochConfig, metrics: Metrics) -> Callable[[int], Source]:
     match source:
         case LslSourceConfig() as lsl:
             return lambda run: LslSource(
@@ -81,7 +92,7 @@ def source_opener(source: SourceConfig, epoch: EpochConfig, metrics: Metrics) ->
             eeg = _synthetic(synthetic)
             return lambda _: SyntheticSource(eeg, clock=clock, duration_s=synthetic.duration_s)
         case AlignedSourceConfig() as aligned:
-            openers = [source_opener(one, epoch, metrics) for one in aligned.sources]
+            openers = [_opener(one, epoch, metrics) for one in aligned.sources]
             return lambda run: AlignedSource(
                 [opener(0) for opener in openers],
                 max_wait_s=aligned.max_wait_s,
@@ -116,17 +127,21 @@ def build_sinks(config: NodeConfig, label: str | None, metrics: Metrics) -> list
     return [_sink(sink, config, label, metrics) for sink in config.sinks]
 
 
-def _sink(sink: MqttSinkConfig | LslSinkConfig, config: NodeConfig, label: str | None, metrics: Metrics) -> Sink:
-    outputs = sink.outputs or config.model.outputs
+def _sink(sink: SinkConfig, config: NodeConfig, label: str | None, metrics: Metrics) -> Sink:
+    node, outputs = config.node.name, sink.outputs or config.model.outputs
     match sink:
         case LslSinkConfig():
             name = f"{sink.name}-{label}" if label else sink.name
-            return LslSink(name, node=config.node.name, outputs=outputs, metrics=metrics, quality=sink.quality)
+            return LslSink(name, node=node, outputs=outputs, metrics=metrics, quality=sink.quality)
+        case LslEegSinkConfig():
+            name = f"{sink.name}-{label}" if label else sink.name
+            keeps = isinstance(config.model, ZunaConfig) and config.model.keep_known
+            return EegSink(name, node=node, metrics=metrics, blend_s=sink.blend_s, keeps_known=keeps)
         case MqttSinkConfig():
             return MqttSink(
                 sink.url,
                 f"{sink.topic}/{label}" if label else sink.topic,
-                node=config.node.name,
+                node=node,
                 outputs=outputs,
                 payload=sink.payload,
                 qos=sink.qos,
@@ -154,7 +169,7 @@ def rebuilds(source: SourceConfig) -> bool:
     return True
 
 
-def load_engine(model: LunaConfig) -> Engine:
+def load_engine(model: ModelConfig) -> Engine:
     """Weights onto the device; downloads them first if need be. Raises `WeightsError` or `ConfigError`."""
     import scipy.signal  # noqa: F401, PLC0415  (a second that `open_session` need not spend, with samples waiting)
 
@@ -163,32 +178,47 @@ def load_engine(model: LunaConfig) -> Engine:
     return Engine(load_weights(model), device=model.device, precision=model.precision, threads=model.threads)
 
 
-def load_weights(model: LunaConfig) -> LoadedModel:
+def load_weights(model: ModelConfig) -> LoadedModel:
     """The model with the weights the configuration asks for. Raises `WeightsError` or `ConfigError`."""
     from streamnode.models import catalog  # noqa: PLC0415
 
-    return catalog.load(model_name(model), model.weights, revision=model.revision, sha256=model.sha256)
+    name, options = model_name(model), model.load_options
+    return catalog.load(name, model.weights, revision=model.revision, sha256=model.sha256, **options)
 
 
-def model_name(model: LunaConfig) -> str:
+def model_name(model: ModelConfig) -> str:
     """Name in the catalog."""
     return f"{model.kind}-{model.variant}"
 
 
-def open_session(config: NodeConfig, engine: Engine, info: StreamInfo, first_seq: int = 0) -> Session:
+class Processing(Protocol):
+    """What makes results of samples: the part of a `NodeConfig` that recordings have too."""
+
+    @property
+    def node(self) -> NodeSection: ...  # noqa: D102
+    @property
+    def epoch(self) -> EpochConfig: ...  # noqa: D102
+    @property
+    def signal(self) -> SignalConfig: ...  # noqa: D102
+    @property
+    def model(self) -> ModelConfig: ...  # noqa: D102
+
+
+def open_session(config: Processing, engine: Engine, info: StreamInfo, first_seq: int = 0) -> Session:
     """Signal path, guard and bound model for a stream. Raises `ContractError` if stream and model do not fit."""
     signal = config.signal
     path = signal_path(config, engine.spec, info, first_seq)
     if signal.bad_channels == "interpolate":
         interpolation_matrix(path.info.montage, ())  # refuses channels without a place now, not when one goes bad
-    horizon_s = config.epoch.duration_s + path.delay_s + _SLACK_S
-    guard = Guard(info, path.info, signal.bad_channels, horizon_s=horizon_s, line_hz=signal.notch_hz)
-    options = {"vocabulary": config.model.vocabulary}
-    model = engine.bind(path.info.montage, config.model.outputs, duration_s=config.epoch.duration_s, **options)
+    horizon_s = config.epoch.duration_s + path.delay_s + (_LATE_MARKER_S if config.epoch.markers else 0.0)
+    guard = Guard(info, path.info, signal.bad_channels, horizon_s=horizon_s, line_hz=_notch_hz(config, info))
+    model = engine.bind(
+        path.info.montage, config.model.outputs, duration_s=config.epoch.duration_s, **config.model.bind_options
+    )
     return Session(info, path, guard, model, _describe(config, path, model, info))
 
 
-def signal_path(config: NodeConfig, spec: ModelSpec, info: StreamInfo, first_seq: int = 0) -> EpochStream:
+def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq: int = 0) -> EpochStream:
     """From chunks of a stream to epochs of a model. Raises `ContractError` if they do not fit."""
     signal, epoch = config.signal, config.epoch
     n_times = _whole_samples("epoch.duration_s", epoch.duration_s, spec, spec.patch)
@@ -198,7 +228,7 @@ def signal_path(config: NodeConfig, spec: ModelSpec, info: StreamInfo, first_seq
         "bipolar": _pairs(signal.bipolar),
         "l_freq": signal.l_freq,
         "h_freq": signal.h_freq,
-        "notch_hz": signal.notch_hz,
+        "notch_hz": _notch_hz(config, info),
     }
     if epoch.markers is not None:
         labels, tmin_s = epoch.markers.labels, epoch.markers.tmin_s
@@ -233,7 +263,7 @@ def check(config: NodeConfig) -> Iterator[str]:
         trained = ", ".join(f"{duration:g}" for duration in spec.durations)
         yield f"note: {spec.name} was trained on epochs of {trained} s, not {config.epoch.duration_s:g} s"
     if spec.notch and config.signal.notch_hz is None:
-        yield f"note: {spec.name} was trained on notched data; set signal.notch_hz to 50 or 60, your mains frequency"
+        yield f"note: {spec.name} was trained on notched data; set signal.notch_hz to auto, 50 or 60"
     for source in config.streams:
         info = declared_stream(config, source, spec)
         what = f"channels of {source.label}" if config.sources else "channels"
@@ -263,7 +293,7 @@ def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -
     return StreamInfo("declared", "", "EEG", spec.sfreq, make_montage(names))
 
 
-def _check_weights(model: LunaConfig) -> str:
+def _check_weights(model: ModelConfig) -> str:
     """Load the weights if they are on disk. Raises `WeightsError` if they are not, or are wrong."""
     from streamnode.models import catalog, weights  # noqa: PLC0415
 
@@ -279,7 +309,7 @@ def _check_weights(model: LunaConfig) -> str:
     return f"model: {loaded.name} from {loaded.info.source}" + (" (untrained)" if loaded.info.untrained else "")
 
 
-def _describe(config: NodeConfig, path: EpochStream, model: BoundModel, info: StreamInfo) -> OutputMeta:
+def _describe(config: Processing, path: EpochStream, model: BoundModel, info: StreamInfo) -> OutputMeta:
     return OutputMeta(
         node=config.node.name,
         version=__version__,
@@ -293,6 +323,7 @@ def _describe(config: NodeConfig, path: EpochStream, model: BoundModel, info: St
         delay_s=path.delay_s,
         signal=path.describe(),
         shapes=model.shapes,
+        reconstructed=model.reconstructed,
     )
 
 
@@ -300,6 +331,11 @@ def _synthetic(source: SyntheticSourceConfig) -> SyntheticEeg:
     eeg = SyntheticEeg(source.ch_names or CH_NAMES_64[: source.n_chans or 32], source.sfreq, source.seed)
     eeg.info = replace(eeg.info, name=source.label or eeg.info.name)
     return eeg
+
+
+def _notch_hz(config: Processing, info: StreamInfo) -> float | None:
+    """Mains frequency to remove from a stream."""
+    return info.mains_hz if config.signal.notch_hz == "auto" else config.signal.notch_hz
 
 
 def _pairs(bipolar: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -4,7 +4,8 @@ Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with i
 
     epochs   superseded   a newer epoch replaced one that had not been started
              backlog      too many epochs waited
-             bad_channels the policy forbids to infer it, or a sample was not a number
+             bad_channels the policy forbids to infer it
+             not_finite   a sample was not a number, and the policy does not mend that
     outputs  sink_full    a sink could not keep up
              sink_error   a sink was offline or refused
     samples  reader_full  the node itself was too slow to take them from the reader thread

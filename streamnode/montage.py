@@ -8,6 +8,7 @@ cap is declared: A1 is otherwise the left ear.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,34 +65,45 @@ class Coverage:
         n_total: channels.
         renamed: labels and the names they were read as, where these differ.
         unknown: names of the channels without a position.
+        unnamed: names that are no electrode's, of channels whose position the stream gave.
     """
 
     n_placed: int
     n_total: int
     renamed: tuple[tuple[str, str], ...]
     unknown: tuple[str, ...]
+    unnamed: tuple[str, ...]
 
     def __str__(self) -> str:
-        unknown = f"; without: {_some(self.unknown)}" if self.unknown else ""
-        renamed = f"; read as: {_some([f'{label!r} = {name}' for label, name in self.renamed])}" if self.renamed else ""
-        return f"{self.n_placed} of {self.n_total} channels have a position{unknown}{renamed}"
+        unknown = f"; without: {some(self.unknown)}" if self.unknown else ""
+        unnamed = f"; known by position alone: {some(self.unnamed)}" if self.unnamed else ""
+        renamed = f"; read as: {some([f'{label!r} = {name}' for label, name in self.renamed])}" if self.renamed else ""
+        return f"{self.n_placed} of {self.n_total} channels have a position{unknown}{unnamed}{renamed}"
 
 
-def coverage(montage: Montage, labels: Sequence[str] | None = None) -> Coverage:
+def coverage(montage: Montage, labels: Sequence[str] | None = None, cap: str | None = None) -> Coverage:
     """What is known of a montage.
 
     Args:
         montage: as `make_montage` made it.
         labels: what it was made of; without them nothing is reported as renamed.
+        cap: the cap that was declared for it.
     """
-    placed = [bool(np.isfinite(xyz).all()) for xyz in montage.ch_pos]
+    placed = {name: bool(np.isfinite(xyz).all()) for name, xyz in zip(montage.ch_names, montage.ch_pos, strict=True)}
     pairs = zip(montage.ch_names if labels is None else labels, montage.ch_names, strict=True)
     return Coverage(
-        n_placed=sum(placed),
+        n_placed=sum(placed.values()),
         n_total=montage.n_chans,
         renamed=tuple((label, name) for label, name in pairs if label != name),
-        unknown=tuple(name for name, known in zip(montage.ch_names, placed, strict=True) if not known),
+        unknown=tuple(name for name in placed if not placed[name]),
+        unnamed=tuple(name for name in placed if placed[name] and not _parse(name, cap)[0]),
     )
+
+
+def some(words: Sequence[str], at_most: int = 8) -> str:
+    """The first of some words, for a message that is still one line when there are hundreds."""
+    more = f" and {len(words) - at_most} more" if len(words) > at_most else ""
+    return ", ".join(words[:at_most]) + more
 
 
 def clean_name(label: str, cap: str | None = None) -> str:
@@ -157,17 +169,12 @@ def make_montage(labels: Sequence[str], ch_pos: ArrayLike | None = None, cap: st
 
 
 def _refuse_duplicates(labels: Sequence[str], names: tuple[str, ...]) -> None:
-    twice = dict.fromkeys(name for name in names if names.count(name) > 1)
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         spellings = [repr(label) for label, name in zip(labels, names, strict=True) if name in twice]
         raise ContractError(
-            f"more than one channel is {', '.join(twice)} (labelled {', '.join(spellings)}): rename or drop all but one"
+            f"more than one channel is {some(twice)} (labelled {some(spellings)}): rename or drop all but one"
         )
-
-
-def _some(words: Sequence[str], at_most: int = 8) -> str:
-    more = f" and {len(words) - at_most} more" if len(words) > at_most else ""
-    return ", ".join(words[:at_most]) + more
 
 
 def _parse(label: str, cap: str | None) -> tuple[list[str], str]:

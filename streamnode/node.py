@@ -74,7 +74,7 @@ def _pipeline(
         return await asyncio.to_thread(build.open_session, config, await loading, info, first_seq)
 
     return Pipeline(
-        open_source=build.source_opener(source, config.epoch, metrics),
+        open_source=build.source_opener(config, source, metrics),
         open_markers=build.marker_opener(config.epoch),
         open_session=open_session,
         worker=worker,

@@ -14,13 +14,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from streamnode.channel import Channel
 from streamnode.errors import ContractError, SinkError, StreamLost
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
 from streamnode.signal.guard import Guard, Verdict
 from streamnode.signal.path import EpochStream, MarkerEpochs
-from streamnode.types import Clock, Epoch, Marker, MarkerSource, ModelOutput, OutputMeta, Sink, Source, StreamInfo
+from streamnode.types import (
+    Clock,
+    Epoch,
+    Marker,
+    MarkerSource,
+    ModelOutput,
+    OutputMeta,
+    Quality,
+    Sink,
+    Source,
+    StreamInfo,
+)
 
 if TYPE_CHECKING:  # a node looks for its stream while torch is still being imported
     from streamnode.inference.engine import BoundModel
@@ -68,7 +81,8 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    verdict: Verdict
+    epoch: Epoch
+    raw: Quality
     session: Session
     t_enqueued: float
 
@@ -127,9 +141,7 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
         self._drop_reason = "superseded" if backlog == 1 else "backlog"
-        self._slot: Channel[_Waiting] = Channel(
-            backlog, lambda waiting: self._drop(waiting.verdict.epoch, self._drop_reason)
-        )
+        self._slot: Channel[_Waiting] = Channel(backlog, lambda waiting: self._drop(waiting.epoch, self._drop_reason))
         self._channels = [(sink, self._channel_to(sink)) for sink in sinks]
 
     async def run(self) -> None:
@@ -221,16 +233,13 @@ class Pipeline:
     def _enqueue(self, epoch: Epoch, session: Session) -> None:
         self.status.epochs += 1
         self._metrics.epochs.labels(epoch.info.name).inc()
-        verdict = session.guard.judge(epoch)
-        if verdict is None:
-            self._drop(epoch, "bad_channels")
-        else:
-            self._slot.put(_Waiting(verdict, session, self._clock()))
+        self._slot.put(_Waiting(epoch, session.guard.raw_quality(epoch), session, self._clock()))
 
     async def _infer(self) -> None:
         async for waiting in self._slot:
-            verdict, model = waiting.verdict, waiting.session.model
-            output = await self._worker.infer(verdict.epoch, model, t_enqueued=waiting.t_enqueued, rows=verdict.rows)
+            output = await self._output_of(waiting)
+            if output is None:
+                continue
             self._metrics.inferred.labels(output.stream).inc()
             if output.trace is not None:
                 self._metrics.inference.labels(output.model).observe(output.trace.t_infer1 - output.trace.t_infer0)
@@ -239,6 +248,21 @@ class Pipeline:
                 channel.put(_Result(waiting.session.meta, output))
         for _, channel in self._channels:
             channel.close()
+
+    async def _output_of(self, waiting: _Waiting) -> ModelOutput | None:
+        """What the model says of an epoch, or None, counted, if the guard refuses it."""
+        epoch, session, t_enqueued = waiting.epoch, waiting.session, waiting.t_enqueued
+        if session.guard.only_flags and np.isfinite(epoch.data).all():
+            inferring = self._worker.infer(epoch, session.model, t_enqueued=t_enqueued)
+            verdict = session.guard.judge(epoch, waiting.raw)  # while the model runs: nothing depends on it
+        else:
+            verdict = session.guard.judge(epoch, waiting.raw)
+            if not isinstance(verdict, Verdict):
+                self._drop(epoch, verdict)
+                return None
+            inferring = self._worker.infer(verdict.epoch, session.model, t_enqueued=t_enqueued, rows=verdict.rows)
+        output = await inferring
+        return replace(output, bad_channels=verdict.bad_channels) if isinstance(verdict, Verdict) else output
 
     async def _publish(self, sink: Sink, channel: Channel[_Result]) -> None:
         announced: OutputMeta | None = None

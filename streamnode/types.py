@@ -234,12 +234,14 @@ class WeightsInfo:
         revision: the resolved commit of the hub file; empty otherwise.
         sha256: digest of the file; for random weights, of the seeded tensors' source word (empty).
         untrained: True for random weights: nothing they yield means anything.
+        choices: what no tensor shows and was chosen, such as `teacher, num_heads=8`; empty where there was no choice.
     """
 
     source: str
     revision: str = ""
     sha256: str = ""
     untrained: bool = False
+    choices: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +324,7 @@ class OutputMeta:
         delay_s: delay of the signal chain, already subtracted from all stamps.
         signal: the chain in words, in order.
         shapes: shape of each published output.
+        reconstructed: the channels of a reconstruction, which may be more than those that went in; None without one.
     """
 
     node: str
@@ -336,6 +339,7 @@ class OutputMeta:
     delay_s: float
     signal: tuple[str, ...]
     shapes: dict[OutputName, tuple[int, ...]] = field(default_factory=dict)
+    reconstructed: Montage | None = None
 
 
 class Source(Protocol):

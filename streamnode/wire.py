@@ -37,11 +37,12 @@ The description of a node (`meta`) is always JSON:
     v, node, version            1; name of the node; version of streamnode
     stream                      map: name, source_id, stype, uid, sfreq (Hz), ch_names and ch_pos, which is [x, y, z]
                                 for each channel, metres in the MNE head frame, nulls where the position is unknown
-    model, weights              such as "luna-base"; map: source, revision, sha256, untrained
+    model, weights              such as "luna-base"; map: source, revision, sha256, untrained, choices
     ch_names, sfreq             channels and rate (Hz) as the model sees them
     duration_s, hop_s, delay_s  window, step between windows (0: around markers), delay of the chain (off all stamps)
     signal                      the signal chain in words, a list
     shapes                      map of each published output to its shape
+    reconstructed               optional; map: ch_names and ch_pos of the rows of a reconstruction
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ _HEADER: dict[str, tuple[type, ...]] = {
 }
 _TEXTS = frozenset({"model", "stream", "output"})  # raw: user properties that are not JSON
 _RAW_KEYS = frozenset({"v", *_HEADER, "bad_channels", "marker", "trace", "output", "shape"})
-_META = tuple(field.name for field in fields(OutputMeta) if field.name not in {"stream", "weights"})
+_META = tuple(field.name for field in fields(OutputMeta) if field.name not in {"stream", "weights", "reconstructed"})
 
 
 def encode(output: ModelOutput, fmt: Literal["cbor", "json"]) -> bytes:
@@ -149,8 +150,12 @@ def encode_meta(meta: OutputMeta) -> bytes:
     """The description of a node as JSON."""
     stream = {name: getattr(meta.stream, name) for name in ("name", "source_id", "stype", "uid", "sfreq", "ch_names")}
     stream["ch_pos"] = _nulled(meta.stream.montage.ch_pos)
-    plain = {name: getattr(meta, name) for name in _META}
-    return _json({"v": VERSION} | plain | {"stream": stream, "weights": asdict(meta.weights)})
+    message = {"v": VERSION} | {name: getattr(meta, name) for name in _META}
+    message |= {"stream": stream, "weights": asdict(meta.weights)}
+    if meta.reconstructed is not None:
+        rows = meta.reconstructed
+        message["reconstructed"] = {"ch_names": rows.ch_names, "ch_pos": _nulled(rows.ch_pos)}
+    return _json(message)
 
 
 def decode_meta(payload: bytes) -> OutputMeta:
@@ -169,8 +174,7 @@ def decode_meta(payload: bytes) -> OutputMeta:
 
 def _meta(message: Mapping[str, Any]) -> OutputMeta:
     stream = dict(message["stream"])
-    ch_names = tuple(stream.pop("ch_names"))
-    ch_pos = np.array(stream.pop("ch_pos"), dtype=np.float64).reshape(len(ch_names), 3)
+    montage = _montage(stream.pop("ch_names"), stream.pop("ch_pos"))
     shapes = {name: tuple(message["shapes"][name]) for name in _OUTPUTS if name in message["shapes"]}
     plain = {name: message[name] for name in _META} | {
         "ch_names": tuple(message["ch_names"]),
@@ -178,7 +182,14 @@ def _meta(message: Mapping[str, Any]) -> OutputMeta:
         "shapes": shapes,
     }
     weights = WeightsInfo(**message["weights"])
-    return OutputMeta(stream=StreamInfo(**stream, montage=Montage(ch_names, ch_pos)), weights=weights, **plain)
+    rows = message.get("reconstructed")
+    reconstructed = None if rows is None else _montage(rows["ch_names"], rows["ch_pos"])
+    info = StreamInfo(**stream, montage=montage)
+    return OutputMeta(stream=info, weights=weights, reconstructed=reconstructed, **plain)
+
+
+def _montage(ch_names: list[str], ch_pos: list[list[float | None]]) -> Montage:
+    return Montage(tuple(ch_names), np.array(ch_pos, dtype=np.float64).reshape(len(ch_names), 3))
 
 
 def _header(output: ModelOutput) -> dict[str, Any]:

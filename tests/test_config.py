@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def test_defaults(file: Path) -> None:
     assert (node.epoch.duration_s, node.epoch.hop_s, node.epoch.policy) == (5.0, 1.0, "latest")
     assert (node.signal.mode, node.signal.notch_hz) == ("causal", None)
     assert (node.model.variant, node.model.weights, node.model.device) == ("base", "hub", "auto")
-    assert (node.model.precision, node.model.outputs, node.model.vocabulary) == ("float32", ("embedding",), "strict")
+    assert (node.model.precision, node.model.outputs) == ("float32", ("embedding",))
+    assert (node.model.load_options, node.model.bind_options) == ({}, {"vocabulary": "strict"})
 
 
 def test_frozen(file: Path) -> None:
@@ -234,8 +236,8 @@ def test_wrong_sources(file: Path, source: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("{}", "1:1: model.kind: missing; should be 'luna'"),
-        ("{kind: lunar}", "1:9: model.kind: should be 'luna', got 'lunar'"),
+        ("{}", "1:1: model.kind: missing; should be 'eegdino', 'eegpt', 'luna' or 'zuna'"),
+        ("{kind: lunar}", "1:9: model.kind: should be 'eegdino', 'eegpt', 'luna' or 'zuna', got 'lunar'"),
         ("{kind: luna, variant: tiny}", "1:21: model.variant: should be 'base', 'large' or 'huge', got 'tiny'"),
         (
             "{kind: luna, weights: 'random:'}",
@@ -265,7 +267,7 @@ def test_wrong_models(file: Path, model: str, expected: str) -> None:
         ("[]", "1:1: sinks: should be a non-empty list, each item a block of keys, got an empty list"),
         ("{}", "1:1: sinks: should be a non-empty list, each item a block of keys, got a block of keys"),
         ("[mqtt]", "1:9: sinks.0: should be a block of keys, got 'mqtt'"),
-        ("[{kind: udp}]", "1:10: sinks.0.kind: should be 'lsl' or 'mqtt', got 'udp'"),
+        ("[{kind: udp}]", "1:10: sinks.0.kind: should be 'lsl', 'lsl-eeg' or 'mqtt', got 'udp'"),
         ("[{kind: lsl}]", "1:9: sinks.0.name: missing; should be text"),
         (
             "[{kind: mqtt, url: http://h, topic: t}]",
@@ -442,7 +444,9 @@ def accepts(node: dict[str, Any], value: Any, defs: dict[str, Any]) -> bool:
             good = isinstance(value, str) and re.search(node.get("pattern", ""), value) is not None
         case {"type": kind}:
             kinds: dict[str, Any] = {"number": (int, float), "integer": int, "boolean": bool, "null": type(None)}
-            good = isinstance(value, kinds[kind]) and (kind != "number" or value > node["exclusiveMinimum"])
+            good = isinstance(value, kinds[kind]) and (
+                kind != "number" or value > node.get("exclusiveMinimum", -math.inf)
+            )
     return good
 
 

@@ -123,6 +123,8 @@ def test_duplicates_are_refused_by_name() -> None:
     """Two labels for one electrode are an error that names both spellings."""
     with pytest.raises(ContractError, match=r"more than one channel is Fp1 \(labelled 'FP1', 'EEG Fp1-REF'\)"):
         make_montage(["FP1", "Cz", "EEG Fp1-REF"])
+    with pytest.raises(ContractError, match=r"\(labelled ('Cz', ){7}'Cz' and 504 more\)"):
+        make_montage(["Cz"] * 512)
 
 
 def test_positions_of_the_wrong_shape_are_refused() -> None:
@@ -253,11 +255,26 @@ def test_empty_labels_are_numbered() -> None:
 
 def test_coverage_is_one_line() -> None:
     """The report counts the placed, names the unknown and shows what was read as something else, cut to a line."""
-    labels = ["EEG FP1-REF", "Cz", "EXG1", *(f"EEG C{number}-LE" for number in range(1, 7))]
-    found = coverage(make_montage([*labels, "F3.", "F4."]), [*labels, "F3.", "F4."])
-    assert (found.n_placed, found.n_total, found.unknown) == (10, 11, ("EXG1",))
+    labels = ["EEG FP1-REF", "Cz", "EXG1", *(f"EEG C{number}-LE" for number in range(1, 7)), "F3.", "F4."]
+    found = coverage(make_montage(labels), labels)
+    assert (found.n_placed, found.n_total, found.unknown, found.unnamed) == (10, 11, ("EXG1",), ())
     assert ("EEG FP1-REF", "Fp1") in found.renamed
     assert len(found.renamed) == 9
     assert str(found).startswith("10 of 11 channels have a position; without: EXG1; read as: 'EEG FP1-REF' = Fp1, ")
     assert str(found).endswith(" and 1 more")
     assert str(coverage(make_montage(["Cz"]))) == "1 of 1 channels have a position"
+
+
+def test_coverage_tells_a_place_from_a_name() -> None:
+    """A position that the stream gives does not make a label an electrode's; a declared cap does."""
+    montage = make_montage(["Cz", "X1", "X2"], [[np.nan] * 3, [0.01, 0.02, 0.03], [np.nan] * 3])
+    assert str(coverage(montage)) == ("2 of 3 channels have a position; without: X2; known by position alone: X1")
+    numbered = make_montage(["A1", "D32"], cap="biosemi128")
+    assert coverage(numbered, cap="biosemi128").unnamed == ()
+    assert coverage(numbered).unnamed == ("D32",)
+
+
+def test_coverage_of_many_channels_is_still_one_line() -> None:
+    """Of 512 channels without a label, the first eight are listed and the rest are counted."""
+    text = str(coverage(make_montage([""] * 512)))
+    assert text == "0 of 512 channels have a position; without: ch1, ch2, ch3, ch4, ch5, ch6, ch7, ch8 and 504 more"

@@ -310,7 +310,7 @@ async def test_epoch_with_a_hole_is_dropped_and_counted(rig: Callable[..., Rig])
     chunks[5].data[10, 2] = np.nan
     it = rig(Scripted(INFO, chunks))
     await it.pipeline.run()
-    dropped = int(it.dropped("epochs", stream="headset", reason="bad_channels"))
+    dropped = int(it.dropped("epochs", stream="headset", reason="not_finite"))
     assert dropped == 6  # the delay of the low-pass spreads the hole over 43 ms, which touches no further epoch
     assert len(it.sink.outputs) == it.pipeline.status.epochs - dropped
     assert all(np.isfinite(output.arrays()["embedding"]).all() for output in it.sink.outputs)

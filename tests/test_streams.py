@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from aiomqtt import ProtocolVersion
 from streamnode import build, config
 from streamnode.inference.engine import BoundModel
 from streamnode.montage import make_montage
+from streamnode.offline import Plan, process
 from streamnode.sinks.lsl import EegOutlet
+from streamnode.sources.replay import read
 from streamnode.sources.synthetic import SyntheticEeg
 from streamnode.types import Chunk, Epoch, Float32Array, ModelOutput, StreamInfo
 from tests.brokers import amqtt_broker
@@ -25,14 +28,16 @@ YAML = """\
 node: {{name: test-streams, http: null}}
 {sources}
 epoch: {{policy: all, {epoch}}}
-model: {{kind: luna, weights: "random:0", outputs: [embedding], threads: 1}}
+model: {{{model}, weights: "random:0", outputs: [embedding], threads: 1}}
 sinks: [{{kind: mqtt, url: "{url}", topic: test/streams}}]
 """
 
 
-def write(folder: Path, url: str, sources: str, epoch: str = "hop_s: 1.0") -> config.NodeConfig:
+def write(
+    folder: Path, url: str, sources: str, epoch: str = "hop_s: 1.0", model: str = "kind: luna"
+) -> config.NodeConfig:
     path = folder / "node.yaml"
-    path.write_text(YAML.format(url=url, sources=sources, epoch=epoch))
+    path.write_text(YAML.format(url=url, sources=sources, epoch=epoch, model=model))
     return config.load(path)
 
 
@@ -55,13 +60,13 @@ def embedding(output: ModelOutput) -> Float32Array:
     return output.embedding
 
 
-async def play(outlets: list[EegOutlet], parts: list[Float32Array], t0: float) -> None:
+async def play(outlets: list[EegOutlet], parts: list[Float32Array], t0: float, second: int = SECOND) -> None:
     """Send second by second to every outlet in turn, stamped ahead of the clock."""
     for outlet in outlets:
         await asyncio.to_thread(outlet.wait_for_consumers, 20)
-    for first in range(0, len(parts[0]), SECOND):
+    for first in range(0, len(parts[0]), second):
         for outlet, data in zip(outlets, parts, strict=True):
-            outlet.push(data[first : first + SECOND], t0 + (first + SECOND - 1) / SECOND)
+            outlet.push(data[first : first + second], t0 + (first + second - 1) / second)
 
 
 async def test_every_stream_has_its_own_path_and_topic(tmp_path: Path) -> None:
@@ -89,6 +94,37 @@ async def test_every_stream_has_its_own_path_and_topic(tmp_path: Path) -> None:
             expected = model.encode(epoch.data).embedding
             assert expected is not None
             np.testing.assert_allclose(embedding(output), expected[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "picks"),
+    [
+        ("kind: eegdino", "Fp1, Fp2, F3, F4, C3, C4, P3, P4, O1, O2, F7, F8, T7, T8, P7, P8, Fz, Cz, Pz"),
+        ("kind: eegpt, patch_stride: 64", "Fp1, Fp2, F7, F3, Fz, F4, F8, T7, C3, Cz, C4, T8, P7, P8, O1, O2"),
+    ],
+    ids=["eegdino", "eegpt"],
+)
+async def test_recording_played_live_gives_what_the_file_gives(
+    model: str, picks: str, data_dir: Path, tmp_path: Path
+) -> None:
+    """A recording over LSL and the same one as a file yield the same epochs, and the same embeddings to 1e-6."""
+    recording = read(data_dir / "eegmmidb" / "S001R02.edf")
+    short, sfreq = replace(recording, data=recording.data[: 9 * 160], annotations=()), 160
+    source = f"source: {{kind: lsl, source_id: '{recording.info.source_id}'}}\nsignal: {{picks: [{picks}]}}"
+    async with (
+        amqtt_broker() as url,
+        subscribed(int(url.rpartition(":")[2]), ProtocolVersion.V311, "test/streams/#") as subscriber,
+    ):
+        node_config = write(tmp_path, url, source, model=model)
+        plan = Plan(node_config.model, node_config.epoch, node_config.signal)
+        expected = process(short, build.load_engine(node_config.model), plan).results.tables
+        with EegOutlet(recording.info) as outlet:
+            async with running(node_config):
+                await play([outlet], [short.data], pylsl.local_clock(), sfreq)
+                await subscriber.until_outputs(len(expected["embedding"]))
+    assert len(expected["embedding"]) == 4
+    for output, row in zip(subscriber.outputs, expected["embedding"], strict=True):
+        np.testing.assert_allclose(embedding(output), row, rtol=1e-6, atol=1e-6)
 
 
 async def test_two_amplifiers_are_one_montage(tmp_path: Path) -> None:

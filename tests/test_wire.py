@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamnode import wire
+from streamnode.montage import make_montage
 from streamnode.types import Float32Array, Marker, ModelOutput, Montage, OutputMeta, StreamInfo, Trace, WeightsInfo
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -71,6 +72,7 @@ META = OutputMeta(
     delay_s=0.0175,
     signal=("bandpass 0.1-75 Hz", "resample 500 -> 256 Hz"),
     shapes={"embedding": (256,), "tokens": (32, 64)},
+    reconstructed=make_montage(["Cz", "somewhere"]),
 )
 
 

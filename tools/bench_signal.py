@@ -3,6 +3,8 @@
     resampler  ripple, rejection and delay of the live chain's resampler, from tones sent through it
     fidelity   how close live epochs, and what LUNA makes of them, come to MNE's preprocessing, per recording
     cost       milliseconds to prepare one 5 s epoch with 20 s of margin, 64 channels
+    guard      milliseconds to watch the raw samples of a 5 s epoch and to judge it, 64 channels
+    mains      how many windows of 4 s betray which mains frequency, per recording
 
 Tables go to stderr, one JSON object to stdout. Recordings are looked for in `$STREAMNODE_DATA`, or in `shared/data`
 beside the repository. Embeddings are those of random weights unless `BENCH_WEIGHTS` says otherwise.
@@ -23,14 +25,18 @@ import mne
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 import streamnode
 from streamnode.models.luna import SPEC
 from streamnode.montage import make_montage
 from streamnode.signal.chain import build_chain
+from streamnode.signal.guard import Guard
+from streamnode.signal.mains import LISTEN_S, detect_mains
 from streamnode.signal.offline import Preprocessing
 from streamnode.signal.path import MARGIN_S, Mode, build_epochs
 from streamnode.sources.replay import Recording, read
+from streamnode.sources.synthetic import CH_NAMES_64, SyntheticEeg
 from streamnode.types import Chunk, Epoch, Float64Array, StreamInfo
 
 RATES = (160.0, 200.0, 250.0, 500.0, 512.0, 998.42, 1000.0, 1024.0, 2048.0)
@@ -42,6 +48,7 @@ RECORDINGS = {
     "zuna/sample1_raw.fif": 75.0,
 }
 NOTCH_HZ = 60.0
+_FOLDER = Path(os.environ.get("STREAMNODE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 _HIGHEST = 600.0  # Hz, of the tones sent: twice what is folded once
 N_TIMES, HOP = 1280, 1280
 MODES: tuple[tuple[Mode, float], ...] = (("causal", 0.0), ("window", 0.0), ("lookahead", 1.0))
@@ -85,6 +92,28 @@ class CostFigures:
     prepare_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class GuardFigures:
+    """Medians per epoch."""
+
+    sfreq: float
+    hop_s: float
+    watch_ms: float
+    raw_quality_ms: float
+    judge_ms: float
+    sum_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class MainsFigures:
+    """Windows of 4 s by what they betray."""
+
+    recording: str
+    windows: int
+    found_50: int
+    found_60: int
+
+
 def resampler() -> list[ResamplerFigures]:
     """Send tones through the chain without high-pass, up to 80 % of the band and from the outgoing Nyquist on."""
     return [_resampler(sfreq) for sfreq in RATES]
@@ -116,9 +145,8 @@ def _resampler(sfreq: float) -> ResamplerFigures:
 
 def fidelity() -> list[FidelityFigures]:
     """Every recording in every mode; those that are not there are left out."""
-    folder = Path(os.environ.get("STREAMNODE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    there = {name: h_freq for name, h_freq in RECORDINGS.items() if (folder / name).is_file()}
-    return [figures for name, h_freq in there.items() for figures in _fidelity(name, read(folder / name), h_freq)]
+    there = {name: h_freq for name, h_freq in RECORDINGS.items() if (_FOLDER / name).is_file()}
+    return [figures for name, h_freq in there.items() for figures in _fidelity(name, read(_FOLDER / name), h_freq)]
 
 
 def _fidelity(name: str, recording: Recording, h_freq: float) -> list[FidelityFigures]:
@@ -224,12 +252,58 @@ def _cost(sfreq: float, n_chans: int = 64) -> CostFigures:
     return CostFigures(sfreq, n_chans, MARGIN_S, round(1e3 * min(taken), 1))
 
 
-SECTIONS: dict[str, Callable[[], Sequence[Any]]] = {"resampler": resampler, "fidelity": fidelity, "cost": cost}
+def guard() -> list[GuardFigures]:
+    """Follow a minute of chunks of 50 ms."""
+    with threadpool_limits(1, user_api="blas"):  # as a node does
+        return [_guard(sfreq, hop_s) for sfreq in (256.0, 1000.0) for hop_s in (0.25, 1.0)]
+
+
+def _guard(sfreq: float, hop_s: float) -> GuardFigures:
+    eeg = SyntheticEeg(CH_NAMES_64, sfreq)
+    path = build_epochs(eeg.info, SPEC, n_times=N_TIMES, hop=round(hop_s * SPEC.sfreq), clock=lambda: 0.0)
+    guarding = Guard(eeg.info, path.info, "keep", horizon_s=5 + path.delay_s, line_hz=NOTCH_HZ)
+    taken, watching, n_times = [], 0.0, round(0.05 * sfreq)
+    for start in range(0, round(60 * sfreq), n_times):
+        chunk = Chunk(eeg.info, eeg.take(n_times), start, start / sfreq, 0.0, 0)
+        begun = time.perf_counter()
+        guarding.watch(chunk)
+        watching += time.perf_counter() - begun
+        for epoch in path(chunk):
+            begun = time.perf_counter()
+            raw = guarding.raw_quality(epoch)
+            asked = time.perf_counter()
+            guarding.judge(epoch, raw)
+            taken.append((watching, asked - begun, time.perf_counter() - asked))
+            watching = 0.0
+    steps = np.array(taken[1:])  # the first has watched for a whole epoch
+    medians = [round(1e3 * float(seconds), 3) for seconds in (*np.median(steps, axis=0), np.median(steps.sum(axis=1)))]
+    return GuardFigures(sfreq, hop_s, *medians)
+
+
+def mains() -> list[MainsFigures]:
+    """Listen to every recording, 4 s at a time; those that are not there are left out."""
+    return [_mains(name, read(_FOLDER / name)) for name in RECORDINGS if (_FOLDER / name).is_file()]
+
+
+def _mains(name: str, recording: Recording) -> MainsFigures:
+    n_times = round(LISTEN_S * recording.info.sfreq)
+    starts = range(0, len(recording.data) - n_times + 1, n_times)
+    found = [detect_mains(recording.data[start : start + n_times].T, recording.info.sfreq) for start in starts]
+    return MainsFigures(name, len(found), found.count(50.0), found.count(60.0))
+
+
+SECTIONS: dict[str, Callable[[], Sequence[Any]]] = {
+    "resampler": resampler,
+    "fidelity": fidelity,
+    "cost": cost,
+    "guard": guard,
+    "mains": mains,
+}
 
 
 def main() -> None:
     """Run the sections asked for, print their tables and then all figures as JSON."""
-    console, figures = Console(stderr=True, width=140), {}
+    console, figures = Console(stderr=True, width=170), {}
     for name in sys.argv[1:] or SECTIONS:
         rows = [asdict(row) for row in SECTIONS[name]()]
         table = Table(*(rows[0] if rows else ["nothing to measure"]), title=name)

@@ -12,16 +12,17 @@ from typing import Annotated
 import typer
 
 from streamnode import __version__
-from streamnode.cli import live, models
+from streamnode.cli import files, live, models
 from streamnode.errors import StreamnodeError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=(__doc__ or "").partition("\n\n")[0],
+    help="Live EEG in, what foundation models say about it out.",
 )
 app.add_typer(live.app)
+app.add_typer(files.app)
 app.add_typer(models.app)
 app.add_typer(models.weights_app, name="weights")
 

@@ -3,7 +3,10 @@
 from streamnode.config.load import load
 from streamnode.config.tree import (
     AlignedSourceConfig,
+    EegDinoConfig,
+    EegptConfig,
     EpochConfig,
+    LslEegSinkConfig,
     LslSinkConfig,
     LslSourceConfig,
     LunaConfig,
@@ -16,13 +19,17 @@ from streamnode.config.tree import (
     SinkConfig,
     SourceConfig,
     SyntheticSourceConfig,
+    ZunaConfig,
     schema,
     write_schema,
 )
 
 __all__ = [
     "AlignedSourceConfig",
+    "EegDinoConfig",
+    "EegptConfig",
     "EpochConfig",
+    "LslEegSinkConfig",
     "LslSinkConfig",
     "LslSourceConfig",
     "LunaConfig",
@@ -35,6 +42,7 @@ __all__ = [
     "SinkConfig",
     "SourceConfig",
     "SyntheticSourceConfig",
+    "ZunaConfig",
     "load",
     "schema",
     "write_schema",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -258,11 +258,9 @@ class EpochConfig(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _length_by_markers(cls, data: object) -> object:
+    def _length_by_markers(cls, data: Any) -> Any:
         match data:
-            case {"duration_s": _}:
-                return data
-            case {"markers": {"tmax_s": int() | float() as tmax_s, **markers}}:
+            case {"markers": {"tmax_s": int() | float() as tmax_s, **markers}} if "duration_s" not in data:
                 tmin_s = markers.get("tmin_s", 0.0)
                 if isinstance(tmin_s, int | float) and tmax_s > tmin_s:
                     return {**data, "duration_s": float(tmax_s - tmin_s)}
@@ -300,8 +298,8 @@ class SignalConfig(_Section):
     """Lower edge of the pass band, Hz; null follows the model."""
     h_freq: Positive | None = None
     """Upper edge of the pass band, Hz; null follows the model."""
-    notch_hz: Positive | None = None
-    """Mains frequency to remove, 50 or 60 Hz; null removes none."""
+    notch_hz: Positive | Literal["auto"] | None = None
+    """Mains frequency to remove, 50 or 60 Hz; auto listens to the first seconds; null removes none."""
 
     @model_validator(mode="after")
     def _lookahead_is_given(self) -> Self:
@@ -316,13 +314,7 @@ class SignalConfig(_Section):
         return self
 
 
-class LunaConfig(_Section):
-    """LUNA, which takes any electrode layout (arXiv 2510.22257)."""
-
-    kind: Literal["luna"]
-    """LUNA."""
-    variant: Literal["base", "large", "huge"] = "base"
-    """Size of the network."""
+class _Model(_Section):
     weights: Annotated[Text, AfterValidator(_weights)] = "hub"
     """hub downloads the published weights, random:0 draws untrained ones from a seed, all else is a path."""
     revision: Text = "main"
@@ -336,12 +328,106 @@ class LunaConfig(_Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the network; null leaves the choice to torch."""
     outputs: Outputs = ("embedding",)
-    """What to compute. Whether there are logits or a reconstruction depends on the weights."""
+    """What to compute. What there is depends on the model and on its weights."""
+
+    _load_keys: ClassVar[tuple[str, ...]] = ()
+    _bind_keys: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """What loading the weights must know besides."""
+        return {key: value for key in self._load_keys if (value := getattr(self, key)) is not None}
+
+    @property
+    def bind_options(self) -> dict[str, Any]:
+        """What binding to a montage must know besides."""
+        return {key: getattr(self, key) for key in self._bind_keys}
+
+
+class LunaConfig(_Model):
+    """LUNA, which takes any electrode layout (arXiv 2510.22257)."""
+
+    kind: Literal["luna"]
+    """LUNA."""
+    variant: Literal["base", "large", "huge"] = "base"
+    """Size of the network."""
     vocabulary: Literal["strict", "alias", "none"] = "strict"
     """Channels LUNA has no name for, in a reconstruction: refuse, take the nearest known name, or use no names."""
 
+    _bind_keys = ("vocabulary",)
 
-ModelConfig = LunaConfig
+
+class EegDinoConfig(_Model):
+    """EEG-DINO, for up to 19 electrodes of the 10-20 system (MICCAI 2025, paper 3347)."""
+
+    kind: Literal["eegdino"]
+    """EEG-DINO."""
+    variant: Literal["small", "medium", "large"] = "small"
+    """Size of the network."""
+    n_heads: Annotated[int, Field(ge=1)] | Literal["eegdino_rs"] | None = None
+    """Attention heads, which no file shows for certain; null takes 8, eegdino_rs those of that port."""
+    which: Literal["student", "teacher"] | None = None
+    """Of the two networks of a training checkpoint, which to use; null takes the usual one, or what there is."""
+    pool: Literal["global", "mean", "per_channel", "per_patch"] = "global"
+    """The embedding: the global token, or the mean of the others: of all, of each channel, of each second."""
+
+    _load_keys, _bind_keys = ("n_heads", "which"), ("pool",)
+
+
+class EegptConfig(_Model):
+    """EEGPT, for electrodes of its 62-name vocabulary (NeurIPS 2024)."""
+
+    kind: Literal["eegpt"]
+    """EEGPT."""
+    variant: Literal["large"] = "large"
+    """Size of the network; only this one was published."""
+    patch_stride: Literal[32, 64] | None = None
+    """Samples from one patch to the next: 64 in pretraining, 32 in most of what was built on it, the default."""
+    which: Literal["student", "teacher"] | None = None
+    """Of the two networks of a training checkpoint, which to use; null takes the usual one, or what there is."""
+    pool: Literal["mean", "slots", "patches", "flat"] = "mean"
+    """The embedding: the mean of all summary tokens, of each slot over time, of each patch, or all of them."""
+    on_unknown: Literal["error", "drop"] = "error"
+    """Channels that the vocabulary lacks: refuse the stream, or leave them out."""
+    scale: Positive = 1e-3
+    """What turns a microvolt into the unit of training: millivolts."""
+
+    _load_keys, _bind_keys = ("patch_stride", "which"), ("pool", "on_unknown", "scale")
+
+
+class ZunaConfig(_Model):
+    """ZUNA, which rebuilds bad channels and makes up absent ones (arXiv 2602.18478, 2607.27308)."""
+
+    kind: Literal["zuna"]
+    """ZUNA."""
+    variant: Literal["v1", "1.1"] = "1.1"
+    """Generation of the network."""
+    pool: Literal["mean", "per_channel", "per_token"] = "mean"
+    """The embedding: the mean of all tokens, of each channel's, or all of them."""
+    add: Names | None = None
+    """Channels to reconstruct though nobody records them, by their 10-05 names."""
+    frame: Literal["head", "template", "scaled85"] = "head"
+    """In which frame positions are told to the network; the others are those of other ports."""
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Steps of the sampler, each one pass through the decoder."""
+    sampler: Literal["euler", "adams"] = "euler"
+    """euler as published; adams, of second order, comes as close with far fewer steps."""
+    guidance: Positive = 1.0
+    """How much more than its surroundings tell it a rebuilt channel is made to follow them; 1 is none."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the noise that every reconstruction starts from."""
+    keep_known: bool = True
+    """Good channels as they were recorded; false gives the network's version of them too."""
+
+    _bind_keys = ("pool", "frame", "steps", "sampler", "guidance", "seed", "keep_known")
+
+    @property
+    def bind_options(self) -> dict[str, Any]:
+        """What binding to a montage must know besides."""
+        return {**super().bind_options, "add": self.add or ()}
+
+
+ModelConfig = Annotated[LunaConfig | EegDinoConfig | EegptConfig | ZunaConfig, Field(discriminator="kind")]
 
 
 class Secret(_Section):
@@ -430,7 +516,23 @@ class LslSinkConfig(_Section):
     """Also publish NAME-quality: samples received and lost so far, and which channels were bad, with every result."""
 
 
-SinkConfig = Annotated[MqttSinkConfig | LslSinkConfig, Field(discriminator="kind")]
+class LslEegSinkConfig(_Section):
+    """The reconstruction as one continuous LSL stream of EEG, in step with real time."""
+
+    kind: Literal["lsl-eeg"]
+    """Lab Streaming Layer, type EEG."""
+    name: Text
+    """Name of the outgoing stream; NAME-rebuilt beside it tells which channels are rebuilt at what time."""
+    blend_s: Annotated[float, Field(ge=0)] = 0.25
+    """How long one epoch fades into the next, seconds; so much later a sample leaves."""
+
+    @property
+    def outputs(self) -> tuple[OutputName, ...]:
+        """What it publishes."""
+        return ("reconstruction",)
+
+
+SinkConfig = Annotated[MqttSinkConfig | LslSinkConfig | LslEegSinkConfig, Field(discriminator="kind")]
 
 
 class NodeConfig(_Section):
@@ -485,15 +587,19 @@ class NodeConfig(_Section):
         for i, sink in enumerate(self.sinks):
             for name in sink.outputs or ():
                 if name not in self.model.outputs:
-                    yield ("sinks", i, sink.kind, "outputs"), f"{name!r} is not computed; add it to model.outputs"
+                    key = "kind" if isinstance(sink, LslEegSinkConfig) else "outputs"
+                    yield ("sinks", i, sink.kind, key), f"{name!r} is not computed; add it to model.outputs"
 
     def _shared_addresses(self) -> Iterator[tuple[Keys, str]]:
         owners: dict[tuple[str, ...], int] = {}
         for i, sink in enumerate(self.sinks):
-            address = (sink.name,) if sink.kind == "lsl" else (sink.url, sink.topic)
-            owner = owners.setdefault((sink.kind, *address), i)
+            match sink:
+                case MqttSinkConfig():
+                    key, what, address = "topic", "url and topic", (sink.url, sink.topic)
+                case _:
+                    key, what, address = "name", "name", ("lsl", sink.name)
+            owner = owners.setdefault(address, i)
             if owner != i:
-                key, what = ("name", "name") if sink.kind == "lsl" else ("topic", "url and topic")
                 yield ("sinks", i, sink.kind, key), f"sinks.{owner} has the same {what}; give each sink its own"
 
     def to_public_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 
-_CHANNEL_AXIS: dict[OutputName, int] = {"reconstruction": 1, "attention": -1}
+_OF_ENCODER: tuple[OutputName, ...] = ("embedding", "tokens", "attention")
 _SUBSETS = 32  # montages with channels left out that stay bound
 
 
@@ -82,12 +82,23 @@ class Engine:
             bound.warm_up(duration_s)
         return bound
 
-    def run(self, x: torch.Tensor, binding: Any, outputs: tuple[OutputName, ...]) -> dict[OutputName, torch.Tensor]:
+    def run(
+        self, x: torch.Tensor, binding: Any, outputs: tuple[OutputName, ...], **of_epochs: Any
+    ) -> dict[OutputName, torch.Tensor]:
         """One forward pass of `(n_epochs, n_chans, n_times)` float32 microvolts on the device."""
         reduced = self.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
-            result: dict[OutputName, torch.Tensor] = self._model.encode(x, binding, frozenset(outputs))
-        return result
+            return self._model.encode(x, binding, frozenset(outputs), **of_epochs)
+
+    def spread(
+        self, results: dict[OutputName, torch.Tensor], rows: Sequence[int], n_chans: int, binding: Any
+    ) -> dict[OutputName, torch.Tensor]:
+        """Results of some channels where those of all would be; what belongs to the others is NaN."""
+        return {name: self._model.spread(name, values, rows, n_chans, binding) for name, values in results.items()}
+
+
+def _as_arrays(results: dict[OutputName, torch.Tensor]) -> dict[OutputName, Float32Array]:
+    return {name: tensor.float().cpu().numpy() for name, tensor in results.items()}
 
 
 class BoundModel:
@@ -100,6 +111,7 @@ class BoundModel:
         montage: the channels it is bound to.
         outputs: what it computes.
         shapes: shape of each output for one epoch of the warm-up's length.
+        reconstructed: the channels of a reconstruction; None where none was asked for.
     """
 
     def __init__(
@@ -115,6 +127,8 @@ class BoundModel:
         self.weights = engine.weights
         self.montage = montage
         self.outputs = outputs
+        rows = getattr(binding, "montage", montage)  # a model that adds channels says so in its binding
+        self.reconstructed: Montage | None = rows if "reconstruction" in outputs else None
         self.shapes: dict[OutputName, tuple[int, ...]] = {}
         self._engine = engine
         self._binding = binding
@@ -134,12 +148,14 @@ class BoundModel:
 
     def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
         """Infer `(n_epochs, n_chans, n_times)` finite float32 microvolts; arrays come back `(n_epochs, ...)`."""
+        return _as_arrays(self._infer(epochs_uV))
+
+    def _infer(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, torch.Tensor]:  # noqa: N803
         x = torch.from_numpy(np.ascontiguousarray(epochs_uV)).to(self._engine.device)
-        result = self._engine.run(x, self._binding, self.outputs)
-        return {name: tensor.float().cpu().numpy() for name, tensor in result.items()}
+        return self._engine.run(x, self._binding, self.outputs, **of_epochs)
 
     def run_on(self, rows: tuple[int, ...], epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
-        """`run` on some of the channels only, as if the others were not there.
+        """`run` on some of the channels only, as if the others were not there; a model that rebuilds them does so.
 
         Args:
             rows: indices of the channels to use, ascending.
@@ -150,25 +166,18 @@ class BoundModel:
         """
         if len(rows) == self.montage.n_chans:
             return self.run(epochs_uV)
+        if self.SPEC.rebuilds:
+            bad = sorted(set(range(self.montage.n_chans)).difference(rows))
+            return _as_arrays(self._infer(epochs_uV, bad=bad))
         index = list(rows)
         if rows not in self._on:
             if len(self._on) >= _SUBSETS:
                 self._on.pop(next(iter(self._on)))
             some = Montage(tuple(self.montage.ch_names[row] for row in rows), self.montage.ch_pos[index])
             self._on[rows] = self._engine.bind(some, self.outputs, duration_s=0, **self._options)
-        arrays = self._on[rows].run(epochs_uV[:, index])
-        return {name: self._spread(name, array, index) for name, array in arrays.items()}
-
-    def _spread(self, name: OutputName, array: Float32Array, rows: list[int]) -> Float32Array:
-        """Put the values of some channels where those of all would be."""
-        if name not in _CHANNEL_AXIS:
-            return array
-        axis = _CHANNEL_AXIS[name]
-        shape = list(array.shape)
-        shape[axis] = self.montage.n_chans
-        spread = np.full(shape, np.nan, np.float32)
-        np.moveaxis(spread, axis, 0)[rows] = np.moveaxis(array, axis, 0)
-        return spread
+        some_model = self._on[rows]
+        results = some_model._infer(epochs_uV[:, index])  # noqa: SLF001  (its own kind)
+        return _as_arrays(self._engine.spread(results, index, self.montage.n_chans, some_model._binding))  # noqa: SLF001
 
     def encode(self, epochs_uV: ArrayLike) -> ModelOutput:  # noqa: N803
         """What the model says of some epochs.
@@ -206,7 +215,7 @@ def load_model(
     ch_pos: NDArray[Any] | None = None,
     device: str = "auto",
     precision: Precision = "float32",
-    outputs: Sequence[OutputName] = ("embedding", "tokens", "attention"),
+    outputs: Sequence[OutputName] | None = None,
     revision: str = "main",
     sha256: str | None = None,
     **options: Any,
@@ -220,19 +229,22 @@ def load_model(
         ch_pos: `(n_chans, 3)` metres in the head frame; None or NaN rows are looked up by name.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `float32` or `bfloat16`.
-        outputs: what `encode` returns.
+        outputs: what `encode` returns; None for what the encoder yields, without heads.
         revision: hub revision.
         sha256: digest the weights file must have.
-        options: the model's own, such as LUNA's `vocabulary`.
+        options: the model's own, such as `vocabulary` of LUNA or `pool` and `n_heads` of EEG-DINO.
 
     Raises:
         ConfigError: unknown model or device.
         WeightsError: the weights cannot be had, or are not this model's.
         ContractError: a channel cannot be placed, or the weights lack a head.
     """
-    loaded = catalog.load(name, weights or "hub", revision=revision, sha256=sha256)
+    load_keys = (*catalog.find(name).family.load_options, "which")
+    to_load = {key: options.pop(key) for key in load_keys if key in options}
+    loaded = catalog.load(name, weights or "hub", revision=revision, sha256=sha256, **to_load)
     engine = Engine(loaded, device=device, precision=precision)
-    return engine.bind(make_montage(ch_names, ch_pos), outputs, duration_s=engine.spec.durations[0], **options)
+    asked = outputs or [name for name in _OF_ENCODER if name in loaded.model.available_outputs]
+    return engine.bind(make_montage(ch_names, ch_pos), asked, duration_s=engine.spec.durations[0], **options)
 
 
 def check_finite(epochs: Float32Array, montage: Montage) -> None:

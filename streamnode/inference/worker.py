@@ -31,10 +31,10 @@ class Worker:
         """Wait for the pass that runs; a forward pass cannot be interrupted."""
         await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
 
-    async def infer(
+    def infer(
         self, epoch: Epoch, model: BoundModel, *, t_enqueued: float, rows: tuple[int, ...] | None = None
-    ) -> ModelOutput:
-        """The model's view of one epoch, with the times it passed each station.
+    ) -> asyncio.Future[ModelOutput]:
+        """Begin to infer one epoch; the future has the model's view of it, with the times it passed each station.
 
         Args:
             epoch: finite in all the channels that are used.
@@ -43,7 +43,7 @@ class Worker:
             rows: the channels to use; None uses all.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._infer, epoch, model, t_enqueued, rows)
+        return loop.run_in_executor(self._thread, self._infer, epoch, model, t_enqueued, rows)
 
     def _infer(self, epoch: Epoch, model: BoundModel, t_enqueued: float, rows: tuple[int, ...] | None) -> ModelOutput:
         t_infer0 = self._clock()
@@ -58,7 +58,6 @@ class Worker:
             n_missing=epoch.n_missing,
             settling=epoch.settling,
             untrained=model.weights.untrained,
-            bad_channels=() if epoch.quality is None else tuple(epoch.info.ch_names[i] for i in epoch.quality.bad),
             marker=epoch.marker,
             trace=Trace(
                 t_last=epoch.t_last,

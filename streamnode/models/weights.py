@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import httpx2
 from huggingface_hub import (
@@ -31,9 +32,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from streamnode.errors import ConfigError, WeightsError
 from streamnode.types import WeightsInfo
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICKLE_OR_ZIP = (b"\x80", b"PK\x03\x04")
+_HEADER = b"\0\0\0\0{"  # from the fifth byte on, of every safetensors file: its length, then JSON
 _SHOWN = 4  # keys named in an error, of each kind, where naming all helps nobody
 
 # ---- Where weights are -----------------------------------------------------------------------------------------------
@@ -94,7 +96,12 @@ def resolve(weights: str, hub: HubFile, *, revision: str = "main", sha256: str |
         raise WeightsError(
             f"there is no weights file {path}: set model.weights to hub, the path of a safetensors file, or random:0"
         )
-    return Resolved(path, WeightsInfo(source=str(path), sha256=_checked_digest(path, sha256)))
+    return Resolved(path, on_disk(path, sha256=sha256))
+
+
+def on_disk(path: Path, *, sha256: str | None = None) -> WeightsInfo:
+    """Origin and digest of a file. Raises `WeightsError` if it cannot be read, or has another digest."""
+    return WeightsInfo(source=str(path), sha256=_checked_digest(path, sha256))
 
 
 def _seed(weights: str, seed: str) -> int:
@@ -117,7 +124,17 @@ def fetch(file: HubFile, *, revision: str = "main", sha256: str | None = None) -
     Raises:
         WeightsError: the file cannot be had, or has another digest.
     """
-    path = _located(file, revision)
+    return _described(file, _located(file, revision), sha256)
+
+
+def stored(file: HubFile, *, revision: str = "main", sha256: str | None = None) -> Resolved | None:
+    """As `fetch`, of what is on this machine already; None if the file is not. Never asks the network."""
+    path = cached_path(file, revision)
+    return None if path is None else _described(file, path, sha256)
+
+
+def _described(file: HubFile, path: Path, sha256: str | None) -> Resolved:
+    """A file in the cache, once its digest is right."""
     blob = path.resolve()  # the cache names large files after the digest that the hub published
     published = blob.name if _SHA256.fullmatch(blob.name) else None
     commit = path.parents[file.filename.count("/")].name
@@ -236,25 +253,51 @@ def _reason(error: Exception) -> str:
 # ---- From a file into a network --------------------------------------------------------------------------------------
 
 
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle, or a zip archive as `torch.save` makes them, by its first bytes."""
+    with path.open("rb") as opened:
+        head = opened.read(9)
+    # The lowest byte of the length by which a safetensors file opens may be that of a pickle.
+    return head.startswith(_PICKLE_OR_ZIP) and not head.endswith(_HEADER)
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Map the tensors of a file into memory; half and double precision become float32.
 
     Raises:
         WeightsError: the file is not safetensors, is incomplete or empty, or holds NaN or infinite weights.
     """
+    return sound(map_safetensors(path), path)
+
+
+def map_safetensors(path: Path) -> dict[str, Tensor]:
+    """Map the tensors of a file into memory as they are; what nobody looks at is never read.
+
+    Raises:
+        WeightsError: the file is not safetensors, is incomplete or empty.
+    """
     try:
-        with path.open("rb") as opened:
-            magic = opened.read(4)
-        if magic.startswith(_PICKLE_OR_ZIP):
+        if is_pickle(path):
             raise WeightsError(
-                f"{path} is a pickle, which may run any program when opened: where you trust it, convert it with "
-                "safetensors.torch.save_file, and give the converted file"
+                f"{path} is a pickle, which may run any program when opened: make a safetensors file of it, without "
+                f"running any, by `streamnode weights convert {path}`, and give that"
             )
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a complete safetensors file ({error}): get it again") from error
     if not state:
         raise WeightsError(f"{path} holds no tensors: give a checkpoint")
+    return state
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, in alphabetical order."""
+    with safe_open(path, framework="pt") as opened:
+        return dict(sorted((opened.metadata() or {}).items()))
+
+
+def sound(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state with all floating-point tensors in float32. Raises `WeightsError` if it has NaN or infinite weights."""
     state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     if broken := [key for key, tensor in state.items() if not _is_finite(tensor)]:
         raise WeightsError(f"{path} holds NaN or infinite weights in {_listed(broken)}: give a sound checkpoint")
@@ -266,7 +309,14 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, path: Path | str) -> None:
+class Stateful(Protocol):
+    """What can be given a state, such as an `nn.Module`."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state: Mapping[str, Tensor], /, *, assign: bool) -> Any: ...  # noqa: D102
+
+
+def load_strict(module: Stateful, state: Mapping[str, Tensor], *, path: Path | str) -> None:
     """Make the tensors of a state the parameters of a module, without copying them.
 
     Args:
@@ -275,16 +325,27 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, path: Path | 
         path: what the error calls the state.
 
     Raises:
-        WeightsError: a tensor is missing, unexpected or of another shape.
+        WeightsError: a tensor is missing, unexpected, of another shape, or not of floating-point numbers.
     """
-    wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    ours = module.state_dict()
+    wanted = {key: tuple(tensor.shape) for key, tensor in ours.items()}
     given = {key: tuple(tensor.shape) for key, tensor in state.items()}
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
     misshaped = [
         f"{key} {given[key]} instead of {shape}" for key, shape in wanted.items() if given.get(key, shape) != shape
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    quantised = [
+        f"{key} {state[key].dtype}"
+        for key in wanted
+        if key in state and ours[key].is_floating_point() and not state[key].is_floating_point()
+    ]
+    kinds = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": misshaped,
+        "not floating-point": quantised,
+    }
     foreign = len(missing) + len(misshaped) > len(wanted) / 2
     shown = _SHOWN if foreign else len(wanted) + len(given)  # of another model, some of hundreds of keys will do
     if differences := [f"{len(keys)} {kind}: {_listed(keys, shown)}" for kind, keys in kinds.items() if keys]:

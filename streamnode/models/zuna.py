@@ -187,7 +187,7 @@ class ZunaBinding:
     """All that depends on channels, options and weights but not on the signal. C counts added channels.
 
     Attributes:
-        ch_names: rows of the reconstruction: the bound channels, then the added ones.
+        montage: rows of the reconstruction: the bound channels, then the added ones.
         n_added: how many were added.
         space: `(C, 3d / 8)` complex, how far the place of a channel turns heads of d numbers.
         time: `(max_patches, d / 8)` complex, how far the place in the window does.
@@ -200,7 +200,7 @@ class ZunaBinding:
         keep_known: whether good channels come back as they were given.
     """
 
-    ch_names: tuple[str, ...]
+    montage: Montage
     n_added: int
     space: Tensor
     time: Tensor
@@ -292,7 +292,7 @@ class Zuna(nn.Module):
         draws = "reconstruction" in outputs
         space, time = self._turns(to_frame(rows.ch_pos, frame))
         return ZunaBinding(
-            ch_names=rows.ch_names,
+            montage=rows,
             n_added=rows.n_chans - montage.n_chans,
             space=space,
             time=time,
@@ -360,7 +360,7 @@ class Zuna(nn.Module):
         if "reconstruction" in outputs:
             start = cast("Tensor", binding.noise)[:, :n_times] if noise is None else noise
             tokens = self.sample(latents, to_tokens(start.expand_as(scaled.x), self.config.patch), binding)
-            drawn = scaled.undo(from_tokens(tokens, len(binding.ch_names)))
+            drawn = scaled.undo(from_tokens(tokens, binding.montage.n_chans))
             if binding.keep_known:
                 drawn[:, good] = x_uv[:, good]
             results["reconstruction"] = drawn
@@ -385,7 +385,7 @@ class Zuna(nn.Module):
         """
         if masked is not None:
             tokens = tokens.masked_fill(masked[..., None], 0.0)
-        n_patches = tokens.shape[1] // len(binding.ch_names)
+        n_patches = tokens.shape[1] // binding.montage.n_chans
         latents: Tensor = self.encoder(tokens, binding.rotation(n_patches))
         return latents.to(tokens.dtype)
 
@@ -400,7 +400,7 @@ class Zuna(nn.Module):
         Returns:
             `(B, S, 32)`.
         """
-        rotation = binding.rotation(noise.shape[1] // len(binding.ch_names))
+        rotation = binding.rotation(noise.shape[1] // binding.montage.n_chans)
         schedule, sampler, guidance = cast("Schedule", binding.schedule), binding.sampler, binding.guidance
         *_, tokens = self.decoder.flow(latents, noise, schedule, rotation, sampler=sampler, guidance=guidance)
         return tokens
@@ -408,7 +408,7 @@ class Zuna(nn.Module):
     def _refuse_misfit(
         self, n_chans: int, n_times: int, good: list[int], binding: ZunaBinding, outputs: Collection[OutputName]
     ) -> None:
-        bound, patch, longest = len(binding.ch_names) - binding.n_added, self.config.patch, self.config.max_patches
+        bound, patch, longest = binding.montage.n_chans - binding.n_added, self.config.patch, self.config.max_patches
         if n_chans != bound:
             raise ContractError(f"ZUNA is bound to {bound} channels, not {n_chans}: bind it to this montage")
         if not n_times or n_times % patch:

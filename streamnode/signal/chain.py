@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
-from streamnode.montage import clean_name
+from streamnode.montage import clean_name, some
 from streamnode.signal.channels import Bipolar, Pick, Rereference
 from streamnode.signal.filters import LinearPhaseLowpass, State, highpass, notch
 from streamnode.signal.resample import Resampler
@@ -181,7 +181,16 @@ def _montage(info: StreamInfo, spec: ModelSpec, wishes: Wishes) -> Iterator[Buil
     if picks is not None:
         yield partial(Pick, ch_names=picks)
     if reference == "average":
-        yield partial(Rereference, reference="average")
+        yield _average
+
+
+def _average(info: StreamInfo) -> Step:
+    if info.n_chans == 1:
+        raise ContractError(
+            f"{info.ch_names[0]} alone has no average to refer to: use more channels, or set signal.reference to "
+            "as_recorded"
+        )
+    return Rereference(info, "average")
 
 
 def _band(info: StreamInfo, spec: ModelSpec, low: float, high: float, notch_hz: float | None) -> Iterator[Build]:
@@ -206,7 +215,7 @@ def _fixed(spec: ModelSpec, offered: Sequence[str], where: str) -> Sequence[str]
     known = {clean_name(name).casefold() for name in offered}
     if lost := [name for name in spec.ch_names if clean_name(name).casefold() not in known]:
         raise ContractError(
-            f"{spec.name} needs {', '.join(lost)}, which {where} does not have: add what is missing, or choose a model "
+            f"{spec.name} needs {some(lost)}, which {where} does not have: add what is missing, or choose a model "
             "that takes any channels"
         )
     return spec.ch_names
@@ -235,6 +244,6 @@ def _check_positions(info: StreamInfo, spec: ModelSpec) -> None:
     lost = [name for name, xyz in zip(info.ch_names, info.montage.ch_pos, strict=True) if not np.isfinite(xyz).all()]
     if spec.needs_positions and lost:
         raise ContractError(
-            f"{spec.name} needs to know where every electrode is, and of {', '.join(lost)} it is not known: leave them "
-            "out with signal.picks, or have the source give their positions"
+            f"{spec.name} needs to know where every electrode is, and of {some(lost)} it is not known: leave them out "
+            "with signal.picks, declare the cap with source.cap, or have the source give their positions"
         )

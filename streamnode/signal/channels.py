@@ -60,7 +60,7 @@ class Pick:
 
 
 class Rereference:
-    """Subtracts the mean of some channels from all.
+    """Subtracts the mean of some channels from all; one that is not a number at a time does not count then.
 
     Args:
         info: the incoming stream.
@@ -82,7 +82,13 @@ class Rereference:
     def __call__(self, chunk: Chunk) -> Chunk:
         """Subtract the reference, in float64."""
         data = chunk.data.astype(np.float64)
-        return replace(chunk, info=self.info, data=data - data.take(self._columns, axis=1).mean(axis=1, keepdims=True))
+        of_reference = data.take(self._columns, axis=1)
+        if (counts := np.isfinite(of_reference)).all():
+            mean = of_reference.mean(axis=1, keepdims=True)
+        else:
+            n_counting = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            mean = np.where(counts, of_reference, 0.0).sum(axis=1, keepdims=True) / n_counting
+        return replace(chunk, info=self.info, data=data - mean)
 
     def reset(self) -> None:
         """Nothing to forget."""

@@ -2,14 +2,15 @@
 
 State starts as if the first sample had been there for ever, so that the millivolts of offset every EEG amplifier has
 do not ring. A sample that is not finite comes out as NaN but is bridged inside the filter, which would otherwise
-never recover: only the epochs that hold it are lost.
+never recover; each channel starts with its own first finite sample, so that a dead one harms no other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -48,30 +49,24 @@ class SosFilter:
 
     def reset(self) -> None:
         """Start again from the next sample."""
-        self._state: Float64Array | None = None
-        self._held: Float64Array | None = None
+        self._state: Float64Array = np.zeros((len(self._sos), 2, self.info.n_chans))
+        self._held: Float64Array = np.full(self.info.n_chans, np.nan)  # the last finite sample of each channel
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """Filter the next samples, in float64."""
         data = chunk.data.astype(np.float64)
+        if not len(data):
+            return replace(chunk, info=self.info, data=data)
         finite = np.isfinite(data)
-        begin = 0 if self._state is not None else _first_whole(finite)
-        if begin < len(data):
-            bridged = data[begin:] if finite.all() else self._bridge(data[begin:], finite[begin:])
-            if self._state is None:
-                self._state = self._unit_state * bridged[0]
-            self._held = bridged[-1].copy()  # before the output takes its place
-            data[begin:], self._state = scipy.signal.sosfilt(self._sos, bridged, axis=0, zi=self._state)
-            data[~finite] = np.nan
-        else:
-            data[:] = np.nan
+        bridged = data if finite.all() else self._bridge(data, finite)
+        for rows in self._stretches(bridged, finite):
+            data[rows], self._state = scipy.signal.sosfilt(self._sos, bridged[rows], axis=0, zi=self._state)
+        data[~finite] = np.nan
         return replace(chunk, info=self.info, data=data)
 
     def state(self) -> State:
         """All that is remembered, as arrays."""
-        if self._state is None or self._held is None:
-            return {}
-        return {"sections": self._state.copy(), "held": self._held.copy()}
+        return {} if np.isnan(self._held).all() else {"sections": self._state.copy(), "held": self._held.copy()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken."""
@@ -79,9 +74,23 @@ class SosFilter:
         if state:
             self._state, self._held = state["sections"].copy(), state["held"].copy()
 
+    def _stretches(self, bridged: Float64Array, finite: BoolArray) -> Iterator[slice]:
+        """The rows between which no channel starts; one that does gets the state of its first sample."""
+        waiting = np.isnan(self._held)
+        if not waiting.any():
+            self._held = bridged[-1].copy()  # before the output takes its place
+            yield slice(None)
+            return
+        starts = np.where(waiting & finite.any(axis=0), finite.argmax(axis=0), len(finite))
+        self._held = np.where(waiting & (starts == len(finite)), np.nan, bridged[-1])
+        for start, end in pairwise(sorted({0, *starts.tolist(), len(finite)})):
+            new = starts == start
+            self._state[:, :, new] = self._unit_state * bridged[start, new]
+            yield slice(start, end)
+
     def _bridge(self, data: Float64Array, finite: BoolArray) -> Float64Array:
-        """Hold each channel's last finite sample where there is none."""
-        held = data[:1] if self._held is None else self._held[np.newaxis]
+        """Hold each channel's last finite sample where there is none, and zero before its first."""
+        held = np.nan_to_num(self._held)[np.newaxis]
         source = np.where(finite, np.arange(1, len(data) + 1)[:, np.newaxis], 0)
         return np.take_along_axis(np.concatenate([held, data]), np.maximum.accumulate(source, axis=0), axis=0)
 
@@ -200,9 +209,3 @@ def _settling_samples(sos: Float64Array) -> float:
     """Samples until the slowest mode has all but died away."""
     radius = max(float(np.abs(np.roots(section[3:])).max()) for section in sos)
     return math.log(_SETTLED) / math.log(radius)
-
-
-def _first_whole(finite: BoolArray) -> int:
-    """The first row that is finite in all channels; the number of rows if none is."""
-    whole = np.flatnonzero(np.all(finite, axis=1))
-    return int(whole[0]) if len(whole) else len(finite)

@@ -1,14 +1,23 @@
-"""Judges every epoch before it reaches the model, by the raw samples and by the filtered ones, and applies a policy."""
+"""Judges every epoch before it reaches the model, by the raw samples and by the filtered ones, and applies a policy.
+
+`watch` and `raw_quality` follow the stream and belong to the thread that reads it; they are cheap. `judge` looks at
+nothing but what it is given: any thread may call it, also while the others go on.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from streamnode.signal.interpolate import Policy, repair
 from streamnode.signal.quality import RawMonitor, assess, carry
-from streamnode.types import Chunk, Epoch, StreamInfo
+from streamnode.types import Chunk, Epoch, Quality, StreamInfo
+
+Refusal = Literal["not_finite", "bad_channels"]
+"""Why an epoch is not inferred: samples are no numbers and the policy leaves them, or it gives up the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,12 @@ class Verdict:
     epoch: Epoch
     rows: tuple[int, ...] | None = None
 
+    @property
+    def bad_channels(self) -> tuple[str, ...]:
+        """Names of the channels that are bad, whatever is done about them."""
+        quality = self.epoch.quality
+        return () if quality is None else tuple(self.epoch.info.ch_names[row] for row in quality.bad)
+
 
 class Guard:
     """Watches a stream and judges the epochs that are made of it.
@@ -31,28 +46,49 @@ class Guard:
         raw: the stream as the source yields it.
         info: the stream as the model sees it.
         policy: what to do about bad channels.
-        horizon_s: how far back an epoch reaches behind the newest raw sample.
+        horizon_s: how long before the start of a chunk an epoch may begin that comes after it: its own length, the
+            delay of the signal path, and how late a marker may be.
         line_hz: mains frequency; None watches for 50 and 60 Hz.
     """
 
     def __init__(
         self, raw: StreamInfo, info: StreamInfo, policy: Policy, *, horizon_s: float, line_hz: float | None
     ) -> None:
-        self._raw, self._info, self._policy, self._line_hz = raw, info, policy, line_hz
-        self._monitor = RawMonitor(raw, horizon_s=horizon_s, line_hz=line_hz)
+        self._raw, self._info, self._policy = raw, info, policy
+        self._horizon_s, self._line_hz = horizon_s, line_hz
+        self._new_monitor = partial(RawMonitor, raw, horizon_s=horizon_s, line_hz=line_hz)
+        self._monitors: dict[int, RawMonitor] = {}  # by run: an epoch may be asked for when its run is already over
+
+    @property
+    def only_flags(self) -> bool:
+        """Whether an epoch of finite samples is inferred as it is, whatever the verdict says of its channels."""
+        return self._policy == "keep"
 
     def watch(self, chunk: Chunk) -> None:
-        """Take note of raw samples, before the epochs they complete are judged."""
-        self._monitor(chunk)
+        """Take note of raw samples, before the epochs they complete."""
+        if chunk.run not in self._monitors:
+            first_needed = chunk.t0 - self._horizon_s
+            self._monitors = {run: past for run, past in self._monitors.items() if past.t_last >= first_needed}
+            self._monitors[chunk.run] = self._new_monitor()
+        self._monitors[chunk.run](chunk)
 
-    def judge(self, epoch: Epoch) -> Verdict | None:
-        """The epoch as the policy wants it inferred, or None if it must not be."""
-        raw = carry(self._monitor.quality(epoch.t0, epoch.t_last), self._raw.ch_names, self._info.ch_names)
+    def raw_quality(self, epoch: Epoch) -> Quality:
+        """What the raw samples of an epoch say of its channels; to be asked as soon as the epoch is there."""
+        found = self._monitors[epoch.run].quality(epoch.t0, epoch.t_last)
+        return carry(found, self._raw.ch_names, self._info.ch_names)
+
+    def judge(self, epoch: Epoch, raw: Quality) -> Verdict | Refusal:
+        """The epoch as the policy wants it inferred, or why it must not be.
+
+        Args:
+            epoch: as it was cut.
+            raw: what `raw_quality` said of it.
+        """
         quality = raw | assess(epoch.data, self._info.sfreq, line_hz=self._line_hz)
         repaired = repair(epoch.data, self._info.montage, quality, self._policy)
         if repaired is None:
-            return None
+            return "bad_channels"
         epoch = replace(epoch, quality=quality)
         if len(repaired.rows) < self._info.n_chans:
             return Verdict(epoch, tuple(int(row) for row in repaired.rows))
-        return Verdict(replace(epoch, data=repaired.data)) if np.isfinite(repaired.data).all() else None
+        return Verdict(replace(epoch, data=repaired.data)) if np.isfinite(repaired.data).all() else "not_finite"

@@ -17,6 +17,7 @@ clean_rawdata, fitted to a window of a few seconds. Each wants its own input:
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,11 +132,11 @@ def carry(quality: Quality, ch_names: Sequence[str], onto: Sequence[str]) -> Qua
 
 
 class RawMonitor:
-    """Watches the chunks of a stream, as they arrive, for what filters would hide: O(n), and remembers only sums.
+    """Watches the chunks of one run, as they arrive, for what filters would hide: O(n), and remembers only sums.
 
     Args:
         info: the stream.
-        horizon_s: how far before the start of a chunk a span may begin that is asked for once the chunk is in.
+        horizon_s: how long before the start of the newest chunk a span may begin that is asked for.
         line_hz: mains frequency; None watches both 50 and 60 Hz.
         thresholds: when a channel is bad.
     """
@@ -148,29 +149,27 @@ class RawMonitor:
         line_hz: float | None = None,
         thresholds: Thresholds = DEFAULT,
     ) -> None:
-        self._n_chans, self._sfreq = info.n_chans, info.sfreq
+        self._sfreq = info.sfreq
         self._horizon = horizon_s * info.sfreq
         self._thresholds = thresholds
         self._turns = np.array(_lines(line_hz, info.sfreq)) / info.sfreq  # of the mains, from one sample to the next
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all past samples, as if newly built."""
-        self._run: int | None = None
         self._waiting: list[Chunk] = []
         self._newest: Chunk | None = None
-        self._sums = _no_sums(self._n_chans, len(self._turns))
+        self._sums = _no_sums(info.n_chans, len(self._turns))
         self._edges: list[int] = []  # block i holds the samples edges[i] to edges[i + 1]
-        self._last: FloatArray = np.full((1, self._n_chans), np.nan, np.float32)
-        self._held: NDArray[np.intp] = np.zeros(self._n_chans, np.intp)  # for so many samples nothing has changed
+        self._last: FloatArray = np.full((1, info.n_chans), np.nan, np.float32)
+        self._held: NDArray[np.intp] = np.zeros(info.n_chans, np.intp)  # for so many samples nothing has changed
+
+    @property
+    def t_last(self) -> float:
+        """LSL time of the newest sample; before the first, minus infinity."""
+        return -math.inf if self._newest is None else self._newest.t_last
 
     def __call__(self, chunk: Chunk) -> None:
-        """Take note of a chunk; one of another run than the last makes it forget."""
-        if chunk.run != self._run:
-            self.reset()
-            self._run, self._edges = chunk.run, [chunk.start]
+        """Take note of the next chunk."""
         if chunk.n_times == 0:
             return
+        self._newest = chunk
         self._waiting.append(chunk)
         if chunk.start + chunk.n_times - self._waiting[0].start >= _PATIENCE_S * self._sfreq:
             self._digest()
@@ -181,7 +180,7 @@ class RawMonitor:
         self._digest()
         first, stop = self._blocks(t0, t_last)
         if first == stop:
-            return Quality(((),) * self._n_chans)
+            return Quality(((),) * len(self._held))
         limits, sums, n_times = self._thresholds, self._sums[first:stop], self._edges[stop] - self._edges[first]
         extremes = sums["extremes"].max(axis=0)
         span = extremes.sum(axis=0)
@@ -190,16 +189,16 @@ class RawMonitor:
         flat = ~lost & (still | (span < limits.flat_uv))
         repeats = np.sum(sums["repeats"] * (sums["extremes"] == extremes), axis=0).max(axis=0)
         fine = span >= _MIN_LEVELS * np.fmin.reduce(sums["step"])
-        railed = fine & (repeats > limits.railed_share * n_times) | (extremes.max(axis=0) >= limits.rail_uv)
+        railed = (fine & (repeats > limits.railed_share * n_times)) | (extremes.max(axis=0) >= limits.rail_uv)
         mains = self._rms_of_mains(first, stop)
         loud = (mains > limits.line_uv) & (mains > limits.line_ratio * _median(mains[~lost]))
         return _quality({"not_finite": lost, "flat": flat, "railed": ~lost & railed, "line": ~(lost | flat) & loud})
 
     def _blocks(self, t0: float, t_last: float) -> tuple[int, int]:
         """The first block that reaches into this span, and the one after the last."""
-        if self._newest is None:
+        if not len(self._sums):
             return 0, 0
-        begin, end = (self._edges[-1] - 1 + round((t - self._newest.t_last) * self._sfreq) for t in (t0, t_last))
+        begin, end = (self._edges[-1] - 1 + round((t - self.t_last) * self._sfreq) for t in (t0, t_last))
         first = max(bisect_right(self._edges, begin) - 1, 0)
         return first, max(first, min(bisect_right(self._edges, end), len(self._sums)))
 
@@ -208,23 +207,26 @@ class RawMonitor:
         """Sum up what is waiting, and forget what is behind the horizon."""
         if not self._waiting:
             return
-        start, self._newest = self._waiting[0].start, self._waiting[-1]
+        start = self._waiting[0].start
         rows = np.concatenate([self._last, *(chunk.data for chunk in self._waiting)])
         self._waiting.clear()
         self._last = rows[-1:]
-        n_times = len(rows) - 1
-        n_blocks = max(1, round(n_times / (_BLOCK_S * self._sfreq)))
-        cuts = [n_times * block // n_blocks for block in range(n_blocks + 1)]
-        phase = 2 * np.pi * (np.outer(self._turns, np.arange(start, start + n_times)) % 1)
-        waves = np.concatenate([np.ones((1, n_times)), np.cos(phase), np.sin(phase)]).astype(np.float32)
-        steps = np.abs(rows[1:] - rows[:-1])
+        data, steps = rows[1:], np.abs(rows[1:] - rows[:-1])
+        n_blocks = max(1, round(len(data) / (_BLOCK_S * self._sfreq)))
+        cuts = [len(data) * block // n_blocks for block in range(n_blocks + 1)]
+        waves = self._waves(start, len(data))
         forgotten = max(bisect_right(self._edges, start - self._horizon) - 1, 0)
         kept = self._sums[forgotten:]
         self._sums = np.zeros(len(kept) + n_blocks, kept.dtype)
         self._sums[: len(kept)] = kept
         for sums, (begin, end) in zip(self._sums[len(kept) :], pairwise(cuts), strict=True):
-            self._sum_up(sums, rows[1 + begin : 1 + end], steps[begin:end], waves[:, begin:end])
-        self._edges = [*self._edges[forgotten:], *(start + cut for cut in cuts[1:])]
+            self._sum_up(sums, data[begin:end], steps[begin:end], waves[:, begin:end])
+        self._edges = [*(self._edges[forgotten:] or [start]), *(start + cut for cut in cuts[1:])]
+
+    def _waves(self, start: int, n_times: int) -> Float32Array:
+        """One, and cosine and sine of the mains, `(1 + 2 * n_lines, n_times)`."""
+        phase = 2 * np.pi * (np.outer(self._turns, np.arange(start, start + n_times)) % 1)
+        return np.concatenate([np.ones((1, n_times)), np.cos(phase), np.sin(phase)]).astype(np.float32)
 
     def _sum_up(self, sums: np.void, data: FloatArray, steps: FloatArray, waves: Float32Array) -> None:
         """Write down what will be needed of a block."""
@@ -238,7 +240,8 @@ class RawMonitor:
             return
         same, all_along = ~changed, ~changed.any(axis=0)
         sums["step"] = np.fmin.reduce(np.where(changed, steps, np.inf))
-        sums["repeats"] = np.count_nonzero(same & (data == np.stack([high, low])[:, np.newaxis]), axis=1)
+        extreme = same & (data == np.array([high, low])[:, np.newaxis])
+        sums["repeats"] = extreme.sum(axis=1, dtype=np.float32)
         held = self._held + np.where(all_along, len(data), changed.argmax(axis=0))
         self._held = np.where(all_along, held, changed[::-1].argmax(axis=0))
         sums["held"] = np.maximum(held, self._held)
@@ -247,9 +250,9 @@ class RawMonitor:
         """Microvolts at the louder of the mains frequencies, the millivolts of offset taken out."""
         begin, end, n_lines = self._edges[first], self._edges[stop], len(self._turns)
         waves = self._sums["waves"][first:stop].sum(axis=0)
-        ratio = np.exp(-2j * np.pi * self._turns)
-        of_one = (ratio**begin - ratio**end) / (1 - ratio)  # a geometric series: what waves see of an offset of 1 uV
-        mains = waves[1 : 1 + n_lines] - 1j * waves[1 + n_lines :] - np.outer(of_one, waves[0] / (end - begin))
+        turn = np.exp(-2j * np.pi * self._turns[:, np.newaxis])
+        of_one = (turn**begin - turn**end) / (1 - turn)  # a geometric series: what they make of an offset of 1 uV
+        mains = waves[1 : 1 + n_lines] - 1j * waves[1 + n_lines :] - of_one * (waves[0] / (end - begin))
         rms: Float64Array = np.abs(mains).max(axis=0, initial=0.0) * (np.sqrt(2) / (end - begin))
         return rms
 
@@ -301,22 +304,24 @@ def _mean_and_mains(data: Float32Array, lines: tuple[float, ...], sfreq: float) 
     """The mean, and the mean square of the louder of the mains frequencies, `(n_chans,)` each, in one pass."""
     n_chans, n_times = data.shape
     products = data @ _one_and_waves(lines, n_times, sfreq)
-    pairs = products[:, 1:].reshape(n_chans, len(lines), 2)
+    pairs = products[:, 1 : 1 + 2 * len(lines)].reshape(n_chans, len(lines), 2)
     power: Float32Array = np.square(pairs).sum(axis=2).max(axis=1, initial=0.0) * np.float32(8 / n_times**2)
     return products[:, 0], power
 
 
 @lru_cache(maxsize=16)
 def _one_and_waves(lines: tuple[float, ...], n_times: int, sfreq: float) -> Float32Array:
-    """What makes a mean, and cosine and sine of each frequency under a Hann window, `(n_times, 1 + n_lines * 2)`.
+    """What makes a mean, and cosine and sine of each frequency under a Hann window, `(n_times, 8)`, zeros at the end.
 
     Of a sine with amplitude a the waves see a quarter of `a * n_times`, half of it if its frequency is one bin away;
-    of an offset, nothing.
+    of an offset, nothing. The products with 8 columns take a third less time than those with the 5 that matter.
     """
     phase = 2 * np.pi * np.outer(np.arange(n_times) / sfreq, lines)
     waves = np.stack([np.cos(phase), np.sin(phase)], axis=-1).reshape(n_times, -1) * np.hanning(n_times)[:, np.newaxis]
-    mean = np.full((n_times, 1), 1 / n_times)
-    return np.hstack([mean, waves - waves.mean(axis=0)]).astype(np.float32)
+    columns = np.zeros((n_times, 8), np.float32)
+    columns[:, 0] = 1 / n_times
+    columns[:, 1 : 1 + waves.shape[1]] = waves - waves.mean(axis=0)
+    return columns
 
 
 def _best_correlation(centred: Float32Array, sfreq: float) -> Float32Array:

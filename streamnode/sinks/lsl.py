@@ -27,7 +27,7 @@ _AXES: dict[OutputName, tuple[str, ...]] = {
     "attention": ("patch", "q", "channel"),
 }
 _QUALITY = ("received", "lost", "dropped", "seq", "run", "n_missing", "settling")
-_BUFFERED = 5  # in hundreds of samples, as liblsl counts for irregular streams: what a slow receiver may lag behind
+BUFFERED = 5  # in hundreds of samples, as liblsl counts for irregular streams: what a slow receiver may lag behind
 
 
 class EegOutlet:
@@ -40,15 +40,7 @@ class EegOutlet:
     """
 
     def __init__(self, info: StreamInfo, *, chunk_size: int = 0, unit: str = "microvolts") -> None:
-        described = pylsl.StreamInfo(
-            info.name, info.stype, info.n_chans, info.sfreq, pylsl.cf_float32, source_id=info.source_id
-        )
-        channels = described.desc().append_child("channels")
-        for name, position in zip(info.ch_names, info.montage.ch_pos, strict=True):
-            channel = _append_channel(channels, name, kind="EEG", unit=unit)
-            if np.isfinite(position).all():
-                _append(channel.append_child("location"), dict(zip("XYZ", 1000.0 * position, strict=True)))
-        self._outlet = pylsl.StreamOutlet(described, chunk_size)
+        self._outlet = pylsl.StreamOutlet(describe_eeg(info, unit), chunk_size)
 
     def __enter__(self) -> Self:
         return self
@@ -155,10 +147,10 @@ class LslSink:
         self._close()  # first, for two streams with one source id confuse the receivers
         for output in self._outputs:
             labels = channel_labels(output, meta.shapes[output], meta.ch_names)
-            self._outlets[output] = pylsl.StreamOutlet(self._describe(output, labels, meta), 0, _BUFFERED)
+            self._outlets[output] = pylsl.StreamOutlet(self._describe(output, labels, meta), 0, BUFFERED)
         if self._with_quality:
             labels = [*_QUALITY, *(f"bad/{name}" for name in meta.ch_names)]
-            self._quality = pylsl.StreamOutlet(self._describe("quality", labels, meta), 0, _BUFFERED)
+            self._quality = pylsl.StreamOutlet(self._describe("quality", labels, meta), 0, BUFFERED)
 
     def _describe(
         self, output: OutputName | Literal["quality"], labels: list[str], meta: OutputMeta
@@ -174,10 +166,10 @@ class LslSink:
         channels = info.desc().append_child("channels")
         unit = "microvolts" if output == "reconstruction" else "none"
         for label in labels:
-            _append_channel(channels, label, kind=output, unit=unit)
+            append_channel(channels, label, kind=output, unit=unit)
         # pyxdf then keeps the stamps as they are instead of fitting a line through them
-        _append(info.desc().append_child("synchronization"), {"can_drop_samples": "true"})
-        _append_provenance(info.desc().append_child("streamnode"), output, meta)
+        append_values(info.desc().append_child("synchronization"), {"can_drop_samples": "true"})
+        append_provenance(info.desc().append_child("streamnode"), output, meta)
         return info
 
     async def publish(self, output: ModelOutput) -> None:
@@ -222,9 +214,24 @@ def channel_labels(output: OutputName, shape: tuple[int, ...], ch_names: tuple[s
     return ["/".join(label) for label in product(*axes)]
 
 
-def _append_provenance(block: pylsl.info.XMLElement, output: str, meta: OutputMeta) -> None:
-    """How the numbers came about, for whoever opens the recording in a year."""
-    _append(
+def describe_eeg(info: StreamInfo, unit: str = "microvolts") -> pylsl.StreamInfo:
+    """A regular stream of float32 with label, unit and place in millimetres of each channel."""
+    described = pylsl.StreamInfo(
+        info.name, info.stype, info.n_chans, info.sfreq, pylsl.cf_float32, source_id=info.source_id
+    )
+    channels = described.desc().append_child("channels")
+    for name, position in zip(info.ch_names, info.montage.ch_pos, strict=True):
+        channel = append_channel(channels, name, kind="EEG", unit=unit)
+        if np.isfinite(position).all():
+            append_values(channel.append_child("location"), dict(zip("XYZ", 1000.0 * position, strict=True)))
+    return described
+
+
+def append_provenance(
+    block: pylsl.info.XMLElement, output: str, meta: OutputMeta, stamps: str = "time of the last sample of the epoch"
+) -> None:
+    """How the numbers came about, for whoever opens the recording in a year; `stamps` is what those mean."""
+    append_values(
         block,
         {
             "version": meta.version,
@@ -236,21 +243,22 @@ def _append_provenance(block: pylsl.info.XMLElement, output: str, meta: OutputMe
             "hop_s": meta.hop_s,
             "delay_s": meta.delay_s,
             "sfreq": meta.sfreq,
-            "timestamp_meaning": "time of the last sample of the epoch",
+            "timestamp_meaning": stamps,
         },
     )
     weights = meta.weights
-    _append(
+    append_values(
         block.append_child("weights"),
         {
             "source": weights.source,
             "revision": weights.revision,
             "sha256": weights.sha256,
             "untrained": str(weights.untrained).lower(),
+            "choices": weights.choices,
         },
     )
     stream = meta.stream
-    _append(
+    append_values(
         block.append_child("input"),
         {"name": stream.name, "source_id": stream.source_id, "uid": stream.uid, "sfreq": stream.sfreq},
     )
@@ -260,12 +268,14 @@ def _append_provenance(block: pylsl.info.XMLElement, output: str, meta: OutputMe
             listing.append_child_value(child, text)
 
 
-def _append_channel(channels: pylsl.info.XMLElement, label: str, *, kind: str, unit: str) -> pylsl.info.XMLElement:
+def append_channel(channels: pylsl.info.XMLElement, label: str, *, kind: str, unit: str) -> pylsl.info.XMLElement:
+    """Add a channel to a description."""
     channel = channels.append_child("channel")
-    _append(channel, {"label": label, "type": kind, "unit": unit})
+    append_values(channel, {"label": label, "type": kind, "unit": unit})
     return channel
 
 
-def _append(parent: pylsl.info.XMLElement, values: dict[str, str | float]) -> None:
+def append_values(parent: pylsl.info.XMLElement, values: dict[str, str | float]) -> None:
+    """Add texts and numbers to a block of a description."""
     for key, value in values.items():
         parent.append_child_value(key, value if isinstance(value, str) else f"{value:.10g}")

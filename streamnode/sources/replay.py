@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import math
@@ -9,7 +10,7 @@ import re
 import struct
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -22,8 +23,9 @@ from scipy.io.matlab import MatReadError
 
 from streamnode.errors import ConfigError, ContractError
 from streamnode.montage import clean_name, make_montage
+from streamnode.sources.csv_table import CsvTable
 from streamnode.sources.pacing import Annotation, Block, chunks
-from streamnode.types import Chunk, Clock, Float32Array, Float64Array, StreamInfo
+from streamnode.types import Chunk, Clock, Float32Array, Float64Array, FloatArray, StreamInfo
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,10 @@ _NOT_EEG = re.compile(
 """Labels of other signals, which most formats cannot tell from EEG and readers therefore call EEG."""
 
 _MICROVOLTS = {"nv": 1e-3, "uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6}
+_AT_ONCE = 1 << 16  # samples converted to microvolts at a time: a long recording is in memory once
 _MICROVOLTS |= {"nanovolts": 1e-3, "microvolts": 1.0, "millivolts": 1e3, "volts": 1e6}
+
+_EEG_UV = (0.05, 5000.0)  # far beyond what EEG and its artefacts reach, and far within a factor of 1000 or a million
 
 _BEGINS_WITH = {".fif": b"\0\0\0\x64", ".edf": b"0", ".bdf": b"\xffBIOSEMI", ".set": b"MATLAB", ".xdf": b"XDF:"}
 """First bytes of each format; the readers' own messages for foreign files are about anything but that."""
@@ -77,21 +82,34 @@ class Recording:
 
 
 def read(
-    path: Path | str, *, picks: Sequence[str] | None = None, unit: str = "V", sfreq: float | None = None
+    path: Path | str,
+    *,
+    picks: Sequence[str] | None = None,
+    cap: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    unit: str = "V",
+    sfreq: float | None = None,
+    times: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Recording:
-    """Read a recording whole; FIF, EDF, BDF and EEGLAB SET need MNE, XDF needs pyxdf.
+    """Read a recording whole; FIF, EDF, BDF and EEGLAB SET need MNE, XDF needs pyxdf, CSV is as in `csv_table`.
 
     Args:
         path: the suffix decides the format.
         picks: channels to take, in this order, spelled in any way; without it all EEG channels.
+        cap: one of `streamnode.montage.CAPS`, if the labels are a cap's own.
+        rename: label in the file to the label it is read as.
         unit: of the values of a CSV file, which has no place to say it.
         sfreq: of a CSV file; without it the rate follows from its times.
+        times: column of a CSV file that holds the times, or `none`; without it the one that is named or rises like it.
+        columns: names of the columns of a CSV file that has no line of names.
 
     Raises:
         ConfigError: the file is missing, unreadable or of an unknown format, or a pick is not in it.
         ContractError: there is no EEG in it.
     """
     path = Path(path)
+    labels = _Labels(path, picks, cap, rename or {})
     if not path.is_file():
         raise ConfigError(f"{path} is not a file: give the path of a recording")
     with _reading(path), path.open("rb") as file:
@@ -99,16 +117,90 @@ def read(
             raise ConfigError(f"{path} is no {path.suffix[1:].upper()} file whatever its name says: export it anew")
     match path.suffix.lower():
         case ".fif" | ".edf" | ".bdf" | ".set":
-            return _read_mne(path, picks)
+            return _read_mne(path, labels)
         case ".xdf":
-            return _read_xdf(path, picks)
+            return _read_xdf(path, labels)
         case ".csv":
-            return _read_csv(path, picks, unit, sfreq)
+            return _read_csv(path, labels, unit=unit, sfreq=sfreq, times=times, columns=columns)
         case suffix:
             raise ConfigError(f"{path} ends in {suffix!r}: recordings end in .fif, .edf, .bdf, .set, .xdf or .csv")
 
 
-def _read_mne(path: Path, picks: Sequence[str] | None) -> Recording:
+def write_fif(path: Path | str, recording: Recording) -> None:
+    """Write a recording as FIF, in float32 volts; a file of this name is replaced.
+
+    Raises:
+        ConfigError: MNE is not installed.
+        OSError: the file cannot be written.
+    """
+    mne, info = _package("mne"), recording.info
+    header = mne.create_info(list(info.ch_names), info.sfreq, "eeg", verbose="ERROR")
+    for channel, place in zip(header["chs"], info.montage.ch_pos, strict=True):
+        channel["loc"][:3] = place
+    raw = mne.io.RawArray(recording.data.T / 1e6, header, verbose="ERROR")
+    if recording.annotations:
+        raw.set_annotations(mne.Annotations(*zip(*recording.annotations, strict=True)), verbose="ERROR")
+    raw.save(path, fmt="single", overwrite=True, verbose="ERROR")
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """What is asked of the channels of a file."""
+
+    path: Path
+    picks: Sequence[str] | None
+    cap: str | None
+    rename: Mapping[str, str]
+
+    def pick(self, labels: Sequence[str], is_eeg: Sequence[bool]) -> list[int]:
+        """Indices of the picks, or of all EEG channels."""
+        labels = self.read_as(labels)
+        if self.picks:
+            names = [clean_name(label, self.cap) for label in labels]
+            absent = [pick for pick in self.picks if clean_name(pick, self.cap) not in names]
+            if absent:
+                raise ConfigError(f"{self.path} has no channel {', '.join(absent)}: it has {', '.join(names)}")
+            return [names.index(clean_name(pick, self.cap)) for pick in self.picks]
+        keep = [i for i, label in enumerate(labels) if is_eeg[i] and not _NOT_EEG.match(label)]
+        if not keep:
+            raise ContractError(f"{self.path} has no EEG channel (only {', '.join(labels)}): name channels to pick")
+        if len(keep) < len(labels):
+            left_out = [label for i, label in enumerate(labels) if i not in keep]
+            _log.info("%s: left out as not EEG: %s", self.path.name, ", ".join(left_out))
+        return keep
+
+    def read_as(self, labels: Sequence[str]) -> list[str]:
+        """The labels after renaming."""
+        if absent := [label for label in self.rename if label not in labels]:
+            raise ConfigError(f"{self.path} has no channel {', '.join(absent)} to rename: it has {', '.join(labels)}")
+        return [self.rename.get(label, label) for label in labels]
+
+    def recording(
+        self,
+        labels: Sequence[str],
+        sfreq: float,
+        data: FloatArray,
+        *,
+        ch_pos: ArrayLike | None = None,
+        events: Sequence[Annotation] = (),
+    ) -> Recording:
+        """The recording of these channels, after renaming."""
+        if not 0 < sfreq < math.inf:
+            raise ConfigError(f"{self.path} cannot be played at {sfreq} Hz: give a sampling frequency above 0")
+        if not np.isfinite(data).all():
+            row, column = np.argwhere(~np.isfinite(data))[0]
+            raise ConfigError(
+                f"{self.path} has no number for {labels[column]} at {row / sfreq:.3f} s: cut or mend the file"
+            )
+        name = self.path.stem
+        info = StreamInfo(name, f"streamnode-play:{name}", "EEG", float(sfreq), make_montage(labels, ch_pos, self.cap))
+        within = [event for event in events if 0 <= round(event.t_s * sfreq) < len(data)]
+        if len(within) < len(events):
+            _log.info("%s: left out %d annotations beyond the data", self.path.name, len(events) - len(within))
+        return Recording(info, np.ascontiguousarray(data, dtype=np.float32), tuple(sorted(within)))
+
+
+def _read_mne(path: Path, labels: _Labels) -> Recording:
     mne = _package("mne")
     with _reading(path):
         raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
@@ -118,11 +210,15 @@ def _read_mne(path: Path, picks: Sequence[str] | None) -> Recording:
             Annotation(float(onset - raw.first_time), float(duration), str(description))
             for onset, duration, description in zip(marks.onset, marks.duration, marks.description, strict=True)
         ]
-    keep = _pick(path, raw.ch_names, is_eeg, picks)
+    keep = labels.pick(raw.ch_names, is_eeg)
+    names = labels.read_as(raw.ch_names)
+    data = np.empty((raw.n_times, len(keep)), np.float32)
     with _reading(path):
-        data = raw.get_data(picks=keep, verbose="WARNING").T * 1e6
+        for row in range(0, len(data), _AT_ONCE):
+            part = raw.get_data(picks=keep, start=row, stop=min(row + _AT_ONCE, len(data)), verbose="WARNING")
+            data[row : row + _AT_ONCE] = part.T * 1e6
     places = np.array([_place(raw.info["chs"][i]) for i in keep])
-    return _recording(path, [raw.ch_names[i] for i in keep], raw.info["sfreq"], data, ch_pos=places, events=events)
+    return labels.recording([names[i] for i in keep], raw.info["sfreq"], data, ch_pos=places, events=events)
 
 
 def _place(channel: Mapping[str, Any]) -> Float64Array:
@@ -132,12 +228,13 @@ def _place(channel: Mapping[str, Any]) -> Float64Array:
     return place if channel["coord_frame"] == head_frame and place.any() else np.full(3, np.nan)
 
 
-def _read_xdf(path: Path, picks: Sequence[str] | None) -> Recording:
+def _read_xdf(path: Path, labels: _Labels) -> Recording:
     with _reading(path):
         streams, _ = _package("pyxdf").load_xdf(path)
     eeg = _the_eeg(path, streams)
-    labels, units, kinds = _xdf_channels(eeg["info"])
-    keep = _pick(path, labels, [kind.upper() in {"", "EEG"} for kind in kinds], picks)
+    names, units, kinds = _xdf_channels(eeg["info"])
+    keep = labels.pick(names, [kind.upper() in {"", "EEG"} for kind in kinds])
+    names = labels.read_as(names)
     sfreq = float(eeg["info"]["nominal_srate"][0])
     if sfreq <= 0:
         raise ConfigError(f"{path} has EEG of irregular rate: only regularly sampled EEG can be played")
@@ -150,7 +247,7 @@ def _read_xdf(path: Path, picks: Sequence[str] | None) -> Recording:
         for t, label in zip(stream["time_stamps"], stream["time_series"], strict=True)
         if stamps[0] <= t <= stamps[-1]
     ]
-    return _recording(path, [labels[i] for i in keep], sfreq, data, events=events)
+    return labels.recording([names[i] for i in keep], sfreq, data, events=events)
 
 
 def _the_eeg(path: Path, streams: Sequence[Any]) -> Any:
@@ -174,102 +271,26 @@ def _xdf_channels(info: Mapping[str, Any]) -> tuple[list[str], list[str], list[s
     return [label or f"ch{i}" for i, label in enumerate(labels, 1)], units, kinds
 
 
-def _read_csv(path: Path, picks: Sequence[str] | None, unit: str, sfreq: float | None) -> Recording:
+def _read_csv(
+    path: Path, labels: _Labels, *, unit: str, sfreq: float | None, times: str | None, columns: Sequence[str] | None
+) -> Recording:
     if unit.lower() not in _MICROVOLTS:
         raise ConfigError(f"{unit!r} is no unit of a CSV file: use V, mV, uV or nV")
-    header, values = _csv_table(path)
-    time = _time_column(header, values)
-    channels = [i for i in range(len(header)) if i != time]
-    keep = [channels[i] for i in _pick(path, [header[i] for i in channels], [True] * len(channels), picks)]
-    if sfreq is None:
-        sfreq = _csv_sfreq(path, values[:, time] if time is not None else np.empty(0))
-    return _recording(path, [header[i] for i in keep], sfreq, values[:, keep] * _MICROVOLTS[unit.lower()])
-
-
-def _csv_table(path: Path) -> tuple[list[str], Float64Array]:
-    """Header and values; blank lines and lines that start with `#` are skipped, there is no quoting."""
     with _reading(path):
         text = path.read_text("utf-8-sig")
-    numbered = [
-        (number, [field.strip() for field in line.split(",")])
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if len(numbered) < 2:
-        raise ConfigError(f"{path} has no samples: a CSV file is a line of names and then a line of numbers per sample")
-    (_, header), *rows = numbered
-    values = np.empty((len(rows), len(header)))
-    for row, (number, fields) in zip(values, rows, strict=True):
-        row[:] = _csv_row(f"{path}:{number}", header, fields)
-    return header, values
-
-
-def _csv_row(where: str, header: Sequence[str], fields: Sequence[str]) -> list[float]:
-    if len(fields) != len(header):
-        raise ConfigError(f"{where} has {len(fields)} fields but the header names {len(header)}: complete the line")
-    values = []
-    for column, (name, field) in enumerate(zip(header, fields, strict=True), 1):
-        try:
-            values.append(float(field))
-        except ValueError:
-            raise ConfigError(f"{where}, column {column} ({name}): {field!r} is not a number: correct it") from None
-    return values
-
-
-def _time_column(header: Sequence[str], values: Float64Array) -> int | None:
-    """The first column named for time, else the first column if it only rises, which EEG does not."""
-    for i, name in enumerate(header):
-        if "time" in name.lower() or name.lower() in {"t", "ts"}:
-            return i
-    return 0 if (np.diff(values[:, 0]) > 0).all() else None
-
-
-def _csv_sfreq(path: Path, times: Float64Array) -> float:
-    """Rate of the steps that are no gaps; a whole number of Hz when that differs by less than a sample in all."""
-    steps = np.diff(times)
-    usual = np.median(steps) if len(steps) else 0.0
-    if not usual > 0:
-        raise ConfigError(f"{path} has no rising times to take a sampling frequency from: give sfreq")
-    sfreq = 1 / float(np.mean(steps[np.abs(steps - usual) < usual / 2]))
-    return float(round(sfreq)) if abs(round(sfreq) - sfreq) * len(times) < sfreq else sfreq
-
-
-def _pick(path: Path, labels: Sequence[str], is_eeg: Sequence[bool], picks: Sequence[str] | None) -> list[int]:
-    """Indices of the picks, or of all EEG channels."""
-    if picks:
-        names = [clean_name(label) for label in labels]
-        absent = [pick for pick in picks if clean_name(pick) not in names]
-        if absent:
-            raise ConfigError(f"{path} has no channel {', '.join(absent)}: it has {', '.join(names)}")
-        return [names.index(clean_name(pick)) for pick in picks]
-    keep = [i for i, label in enumerate(labels) if is_eeg[i] and not _NOT_EEG.match(label)]
-    if not keep:
-        raise ContractError(f"{path} has no EEG channel (only {', '.join(labels)}): name channels to pick")
-    if len(keep) < len(labels):
-        left_out = [label for i, label in enumerate(labels) if i not in keep]
-        _log.info("%s: left out as not EEG: %s", path.name, ", ".join(left_out))
-    return keep
-
-
-def _recording(
-    path: Path,
-    labels: Sequence[str],
-    sfreq: float,
-    data: Float64Array,
-    *,
-    ch_pos: ArrayLike | None = None,
-    events: Sequence[Annotation] = (),
-) -> Recording:
-    if not 0 < sfreq < math.inf:
-        raise ConfigError(f"{path} cannot be played at {sfreq} Hz: give a sampling frequency above 0")
-    if not np.isfinite(data).all():
-        row, column = np.argwhere(~np.isfinite(data))[0]
-        raise ConfigError(f"{path} has no number for {labels[column]} at {row / sfreq:.3f} s: cut or mend the file")
-    info = StreamInfo(path.stem, f"streamnode-play:{path.stem}", "EEG", float(sfreq), make_montage(labels, ch_pos))
-    within = [event for event in events if 0 <= round(event.t_s * sfreq) < len(data)]
-    if len(within) < len(events):
-        _log.info("%s: left out %d annotations beyond the data", path.name, len(events) - len(within))
-    return Recording(info, np.ascontiguousarray(data, dtype=np.float32), tuple(sorted(within)))
+    table = CsvTable.of(path, text, columns)
+    time = table.time_column(times)
+    channels = [i for i in range(len(table.names)) if i != time]
+    names = [table.names[i] for i in channels]
+    keep = labels.pick(names, [True] * len(names))
+    data = table.values([channels[i] for i in keep]) * _MICROVOLTS[unit.lower()]
+    typical_uv = float(np.median(np.abs(data - np.median(data, axis=0))))
+    if not _EEG_UV[0] < typical_uv < _EEG_UV[1]:
+        _log.warning(
+            "%s: samples in %s are typically %.3g µV off their median: is the unit right?", path, unit, typical_uv
+        )
+    names = labels.read_as(names)
+    return labels.recording([names[i] for i in keep], table.sfreq(time) if sfreq is None else sfreq, data)
 
 
 def _package(name: str) -> Any:
@@ -283,7 +304,7 @@ def _package(name: str) -> Any:
 def _reading(path: Path) -> Iterator[None]:
     """Says in one sentence that a file cannot be read, and logs what the reader warns of."""
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, redirect_stdout(io.StringIO()):  # MNE also prints them
             warnings.simplefilter("always")
             yield
     except _UNREADABLE as error:

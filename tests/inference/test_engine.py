@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import streamnode
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.inference.engine import BoundModel, find_device, load_model
 from streamnode.models.luna import VARIANTS, random_state
-from streamnode.types import Float32Array
+from streamnode.types import Float32Array, OutputName
 
 CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
 
@@ -169,3 +170,30 @@ def test_import_of_the_package_does_not_import_torch() -> None:
     """`import streamnode` stays light: torch comes with the first model."""
     code = "import sys, streamnode; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "outputs"),
+    [
+        ("luna-base", {}, ("embedding", "attention")),
+        ("eegdino-small", {"pool": "per_channel"}, ("embedding", "tokens")),
+        ("eegpt-large", {"pool": "slots"}, ("embedding", "tokens")),
+    ],
+)
+def test_channels_left_out_are_as_if_they_were_not_there(
+    name: str, options: dict[str, Any], outputs: tuple[OutputName, ...]
+) -> None:
+    """`run_on` gives what a smaller montage would, in the shapes of the whole one, NaN for the channels left out."""
+    ch_names, rows = ("Fp1", "C3", "O1", "O2"), (0, 2, 3)
+    whole = load_model(name, weights="random:0", ch_names=ch_names, outputs=outputs, **options)
+    some = load_model(name, weights="random:0", ch_names=[ch_names[i] for i in rows], outputs=outputs, **options)
+    x = (
+        np.random.default_rng(0)
+        .normal(0, 20, (2, 4, round(whole.SPEC.durations[0] * whole.SPEC.sfreq)))
+        .astype(np.float32)
+    )
+    x[:, 1] = np.nan
+    arrays = whole.run_on(rows, x)
+    assert {key: array.shape[1:] for key, array in arrays.items()} == whole.shapes
+    for key, array in some.run(x[:, rows]).items():
+        np.testing.assert_array_equal(arrays[key][np.isfinite(arrays[key])], array.ravel())

@@ -16,7 +16,19 @@ from torch import nn
 
 from streamnode.errors import ConfigError, WeightsError
 from streamnode.models.luna import LUNA, LunaConfig, random_state, rename_keys
-from streamnode.models.weights import HubFile, cached_path, fetch, load_strict, read_safetensors, resolve
+from streamnode.models.weights import (
+    HubFile,
+    cached_path,
+    fetch,
+    is_pickle,
+    load_strict,
+    map_safetensors,
+    read_metadata,
+    read_safetensors,
+    resolve,
+    sound,
+    stored,
+)
 from tests.hub_server import Hub, serve, use_hub
 
 FILE = HubFile("lab/model", "weights.safetensors")
@@ -94,6 +106,17 @@ def test_what_is_cached_is_not_downloaded_again(hub: Hub) -> None:
     hub.publish(FILE.repo, FILE.filename, CONTENTS)
     assert fetch(FILE) == fetch(FILE)
     assert len(hub.downloads) == 1
+
+
+def test_what_is_stored_is_found_without_asking(hub: Hub) -> None:
+    """A file in the cache is described as when it was fetched, its digest checked, and nobody is asked about it."""
+    assert stored(FILE) is None
+    hub.publish(FILE.repo, FILE.filename, CONTENTS)
+    fetched = fetch(FILE)
+    hub.requests.clear()
+    assert stored(FILE) == fetched
+    assert "is not used" in refusal(lambda: stored(FILE, sha256="0" * 64))
+    assert hub.requests == []
 
 
 def test_a_branch_is_followed(hub: Hub) -> None:
@@ -373,7 +396,26 @@ def test_a_pickle_is_never_opened(tmp_path: Path, *, zipped: bool) -> None:
     path.write_bytes(buffer.getvalue())
     sentence = refusal(lambda: read_safetensors(path))
     assert "is a pickle" in sentence
-    assert "save_file" in sentence
+    assert f"streamnode weights convert {path}" in sentence
+
+
+def test_a_length_of_the_header_does_not_make_a_pickle(tmp_path: Path) -> None:
+    """A safetensors file whose first bytes are those of a pickle, by the length of its header, is still read."""
+    path = tmp_path / "x.safetensors"
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(640)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + torch.tensor([2.5]).numpy().tobytes())
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert not is_pickle(path)
+    assert torch.equal(read_safetensors(path)["w"], torch.tensor([2.5]))
+
+
+def test_only_what_is_looked_at_is_read(tmp_path: Path) -> None:
+    """A mapped file keeps its precision, and its NaN are nobody's business until it is asked for sound weights."""
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.full((2,), math.nan, dtype=torch.float16)}, path, {"model": "luna"})
+    assert map_safetensors(path)["w"].dtype == torch.float16
+    assert read_metadata(path) == {"model": "luna"}
+    assert "NaN" in refusal(lambda: sound(map_safetensors(path), path))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -441,6 +483,12 @@ def test_every_difference_is_named() -> None:
     assert "1 missing: norm.weight" in sentence
     assert "1 unexpected: extra.weight" in sentence
     assert "1 of another shape: mask_token (1, 1, 8) instead of (1, 1, 16)" in sentence
+
+
+def test_quantised_weights_are_not_taken_for_numbers() -> None:
+    """A tensor of whole numbers where floating-point ones belong is named, with what it is."""
+    state = {"weight": torch.ones(2, 3, dtype=torch.int8), "bias": torch.zeros(2)}
+    assert "1 not floating-point: weight torch.int8" in refusal(lambda: load_strict(nn.Linear(3, 2), state, path="x"))
 
 
 def test_another_model_is_recognised() -> None:

@@ -526,7 +526,7 @@ def test_an_added_channel_is_a_bad_one_at_its_place(generation: Generation) -> N
     bad = run(model, torch.cat((x, x[:, :1]), dim=1), make_montage([*CAP.ch_names, "Pz"]), bad=(5,))
     torch.testing.assert_close(added["reconstruction"], bad["reconstruction"])
     torch.testing.assert_close(added["tokens"], bad["tokens"][:, :25])
-    assert model.bind(CAP, outputs=ALL, add=["cz", "Pz"]).ch_names == ("Fp1", "Cz", "O2", "T7", "P4", "Pz")
+    assert model.bind(CAP, outputs=ALL, add=["cz", "Pz"]).montage.ch_names == ("Fp1", "Cz", "O2", "T7", "P4", "Pz")
     somewhere = Montage(("Cz", "mine"), np.array([[0.0, 0.0, 0.1], [0.0, 0.1, 0.0]]))
     elsewhere = run(model, x, add=somewhere)["reconstruction"]
     assert elsewhere.shape == (1, 6, 160)

@@ -144,6 +144,9 @@ def test_positions_are_only_needed_where_needed() -> None:
         (stream(256), FIXED, {"picks": ["C3"]}, "fixed needs C4, which signal.picks does not have"),
         (stream(256), FIXED, {"bipolar": ["C3-C4"]}, "fixed needs C3, C4, which signal.bipolar does not have"),
         (stream(256, ["C3", "EMG1", "X"]), SPEC, {}, "of EMG1, X it is not known: leave them out with signal.picks"),
+        (stream(256, [""] * 512), SPEC, {}, "of ch1, ch2, ch3, ch4, ch5, ch6, ch7, ch8 and 504 more it is not known"),
+        (stream(256, ["Cz"]), SPEC, {"reference": "average"}, "Cz alone has no average to refer to: use more channels"),
+        (stream(256), SPEC, {"picks": ["Cz"], "reference": "average"}, "Cz alone has no average to refer to"),
     ],
 )
 def test_what_does_not_fit_is_refused(info: StreamInfo, spec: ModelSpec, wishes: dict[str, Any], message: str) -> None:

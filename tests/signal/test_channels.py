@@ -47,6 +47,16 @@ def test_average_reference() -> None:
     np.testing.assert_allclose(np.diff(out, axis=1), np.diff(DATA.astype(np.float64), axis=1), atol=1e-9)
 
 
+def test_channel_that_is_no_number_does_not_count_in_the_average() -> None:
+    """A dead channel leaves the reference to the others, and stays what it is."""
+    data = DATA.copy()
+    data[10:20, 1] = np.nan
+    out = Rereference(INFO, "average")(as_chunk(INFO, data)).data
+    assert np.isnan(out[10:20, 1]).all()
+    np.testing.assert_allclose(np.delete(out[10:20], 1, axis=1).sum(axis=1), 0, atol=1e-9)
+    np.testing.assert_array_equal(out[20:], Rereference(INFO, "average")(CHUNK).data[20:])
+
+
 def test_reference_to_channels() -> None:
     """Re-referencing to two channels subtracts their mean from all."""
     out = Rereference(INFO, ["t3", "CZ"])(CHUNK).data

@@ -9,7 +9,7 @@ from scipy import signal
 from streamnode.errors import ContractError
 from streamnode.signal.filters import LinearPhaseLowpass, SosFilter, bandpass, highpass, lowpass, notch
 from streamnode.types import Float64Array, StreamInfo, Transform
-from tests.signal import as_chunk, noise, stream
+from tests.signal import as_chunk, cut, noise, stream
 
 INFO = stream(256, ["Cz"])
 
@@ -103,6 +103,20 @@ def test_starts_at_the_first_sample_that_is_there() -> None:
     out = highpass(INFO, 0.5, 1)(as_chunk(INFO, data)).data
     assert np.isnan(out[:5]).all()
     np.testing.assert_array_equal(out[5:], highpass(INFO, 0.5, 1)(as_chunk(INFO, data[5:])).data)
+
+
+@pytest.mark.parametrize("sizes", [[1], [7, 30], [300]])
+def test_each_channel_starts_at_its_own_first_sample(sizes: list[int]) -> None:
+    """Channels that come late, or never, leave the others as they would be alone, to the bit, in any chunking."""
+    info, data = stream(256, ["C3", "Cz", "C4", "Pz"]), noise(300, 4)
+    data[:40, 1] = data[:200, 2] = data[:, 3] = np.nan
+    transform = notch(info, 50, 30)
+    out = np.concatenate([transform(chunk).data for chunk in cut(as_chunk(info, data), sizes)])
+    for channel, first in enumerate((0, 40, 200)):
+        alone = notch(stream(256, ["Cz"]), 50, 30)(as_chunk(stream(256, ["Cz"]), data[first:, channel : channel + 1]))
+        assert np.isnan(out[:first, channel]).all()
+        np.testing.assert_array_equal(out[first:, channel], alone.data[:, 0])
+    assert np.isnan(out[:, 3]).all()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Recordings read from every format, and played."""
 
 import asyncio
+import logging
 import math
 import struct
 import sys
@@ -16,9 +17,10 @@ import pyxdf
 
 from streamnode.errors import ConfigError, ContractError
 from streamnode.montage import make_montage
+from streamnode.sources import replay
 from streamnode.sources.pacing import Annotation
-from streamnode.sources.replay import Recording, ReplaySource, read
-from streamnode.types import Chunk, Float32Array, StreamInfo
+from streamnode.sources.replay import Recording, ReplaySource, read, write_fif
+from streamnode.types import Chunk, Float32Array, Montage, StreamInfo
 
 RNG = np.random.default_rng(0)
 
@@ -124,6 +126,44 @@ def test_fif_sample_keeps_its_positions(data_dir: Path) -> None:
 
     assert recording.data.shape == (3840, 12)
     np.testing.assert_allclose(recording.info.montage.ch_pos[0], [-0.03090259, 0.11458518, 0.02786657], atol=1e-7)
+
+
+def test_written_fif_is_read_back(tmp_path: Path) -> None:
+    """What `write_fif` writes comes back: samples in float32 volts, rate, places and annotations."""
+    montage = Montage(("Cz", "X1"), np.array([[0.01, 0.02, 0.1], [np.nan] * 3]))
+    marks = (Annotation(0.25, 0.125, "go"), Annotation(0.5, 0.0, "stop"))
+    written = Recording(StreamInfo("a", "a-1", "EEG", 200.0, montage), whole_microvolts(200, 2), marks)
+
+    write_fif(tmp_path / "a.fif", written)
+
+    found = read(tmp_path / "a.fif")
+    assert found.info.sfreq == 200.0
+    assert found.info.ch_names == ("Cz", "X1")
+    assert found.annotations == marks
+    np.testing.assert_allclose(found.info.montage.ch_pos, montage.ch_pos, atol=1e-7)
+    np.testing.assert_allclose(found.data, written.data, rtol=1e-6)
+
+
+def test_readers_do_not_talk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a reader warns of is logged; standard output is left to those who print results there."""
+    caplog.set_level(logging.INFO)
+    write_fif(tmp_path / "odd.fif", make_recording())  # MNE wants _raw.fif
+
+    read(tmp_path / "odd.fif")
+
+    assert capsys.readouterr().out == ""
+    assert "does not conform to MNE naming conventions" in caplog.text
+
+
+def test_long_recording_is_read_in_parts(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that is read part by part is the same as one read at once."""
+    path = data_dir / "zuna" / "sample1_raw.fif"
+    whole = read(path).data
+    monkeypatch.setattr(replay, "_AT_ONCE", 999)
+
+    np.testing.assert_array_equal(read(path).data, whole)
 
 
 # --- XDF ------------------------------------------------------------------------------------------------------------
@@ -245,6 +285,39 @@ def test_csv_first_column_that_rises_is_time(tmp_path: Path) -> None:
     assert read(csv_file(tmp_path, "Fz,Cz\n0,2\n-1,1\n"), sfreq=256.0).info.ch_names == ("Fz", "Cz")
 
 
+@pytest.mark.parametrize(("unit", "doubted"), [("V", True), ("uV", False), ("nV", True)])
+def test_csv_unit_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: str, *, doubted: bool) -> None:
+    """Values that are no EEG in the unit they are said to have are warned of; an offset has no part in it."""
+    rows = "".join(f"{n / 100},{4000 + value}\n" for n, value in enumerate(RNG.integers(-30, 30, 50)))
+    read(csv_file(tmp_path, "t,Cz\n" + rows), unit=unit)
+
+    assert ("is the unit right?" in caplog.text) == doubted
+
+
+def test_csv_times_as_told(tmp_path: Path) -> None:
+    """The column of times may be named, or said not to be there; without a line of names the columns are."""
+    path = csv_file(tmp_path, "x,Cz,clock\n0,2,0.5\n1,3,0.51\n")
+    assert read(path, times="Clock").info.ch_names == ("x", "Cz")
+    assert read(path, times="clock").info.sfreq == 100.0
+    assert read(path, times="none", sfreq=8.0).info.ch_names == ("x", "Cz", "clock")
+    with pytest.raises(ConfigError, match=r"no column 'at' of times: name one of x, Cz, clock, or none"):
+        read(path, times="at")
+    bare = read(csv_file(tmp_path, "0,2\n0.01,3\n"), columns=["time", "Oz"], unit="uV")
+    assert bare.info.ch_names == ("Oz",)
+    np.testing.assert_array_equal(bare.data, [[2], [3]])
+
+
+def test_csv_column_that_nobody_asks_for(tmp_path: Path) -> None:
+    """A column of text, or with empty cells, is an error where it is asked for and nowhere else."""
+    path = csv_file(tmp_path, "t,label,Cz,Oz\n0,rest,1,\n0.01,rest,2,5\n")
+
+    np.testing.assert_array_equal(read(path, picks=["Cz"], unit="uV").data, [[1], [2]])
+    with pytest.raises(ConfigError, match=r"demo\.csv:2, column 4 \(Oz\): an empty cell is not a number"):
+        read(path, picks=["Cz", "Oz"])
+    with pytest.raises(ConfigError, match=r"demo\.csv:2, column 2 \(label\): 'rest' is not a number"):
+        read(path)
+
+
 @pytest.mark.parametrize("decimals", [3, 4, 6, 9])
 def test_csv_rate_from_rounded_times_with_a_gap(tmp_path: Path, decimals: int) -> None:
     """256 Hz is recognised from times rounded to a millisecond and with a second missing."""
@@ -264,9 +337,9 @@ def test_csv_rate_that_is_no_whole_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("t,Cz\n0,1\n\n0.1,1,2\n", "demo.csv:4 has 3 fields but the header names 2"),
+        ("t,Cz\n0,1\n\n0.1,1,2\n", "demo.csv:4 has 3 fields, not one for each of 2 columns"),
         ("t,Cz\n0,1\n0.1,x1\n", "demo.csv:3, column 2 \\(Cz\\): 'x1' is not a number"),
-        ("t,Cz\n0,1\n0.1,nan\n", "no number for Cz at 0.1"),
+        ("t,Cz\n0,1\n0.1,nan\n", "demo.csv:3, column 2 \\(Cz\\): 'nan' is not a number"),
         ("t,Cz\n", "has no samples"),
         ("", "has no samples"),
         ("Fz,Cz\n1,2\n0,1\n", "no rising times"),
@@ -305,6 +378,26 @@ def test_picks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(recording.data, [[3, 2], [6, 5]])
     with pytest.raises(ConfigError, match="has no channel Pz: it has Fp1, Cz, EOG"):
         read(path, picks=["Cz", "Pz"])
+
+
+def test_rename(tmp_path: Path) -> None:
+    """A label is read as another one, by which it is then picked, placed and taken for EEG; an absent one is named."""
+    path = csv_file(tmp_path, "t,E7,ECG,Oz\n0,1,2,3\n0.01,4,5,6\n")
+
+    assert read(path, rename={"E7": "Cz", "ECG": "T8"}).info.ch_names == ("Cz", "T8", "Oz")
+    recording = read(path, rename={"E7": "Cz"}, picks=["Cz"])
+    np.testing.assert_array_equal(recording.info.montage.ch_pos, make_montage(["Cz"]).ch_pos)
+    with pytest.raises(ConfigError, match="has no channel E8 to rename: it has E7, ECG, Oz"):
+        read(path, rename={"E8": "Cz"})
+
+
+def test_cap(tmp_path: Path) -> None:
+    """Labels of a declared cap are those of its electrodes, also where channels are picked."""
+    path = csv_file(tmp_path, "t,A1,B16\n0,1,2\n0.01,4,5\n")
+
+    assert read(path, cap="biosemi64").info.ch_names == ("Fp1", "Cz")
+    assert read(path, cap="biosemi64", picks=["B16"]).info.ch_names == ("Cz",)
+    assert read(path).info.ch_names == ("A1", "B16")
 
 
 def test_no_eeg_at_all(tmp_path: Path) -> None:

@@ -1,0 +1,422 @@
+"""Recordings through the same signal path, guard and engine as live streams, as fast as they go.
+
+The epochs are those that a live stream of the same samples yields, and with one epoch to a forward pass (`batch` 1) so
+is, on the same machine, every bit of what the model says of them. All that a `NodeConfig` asks of a stream may be asked
+of a recording.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamnode import build
+from streamnode.config import EpochConfig, ModelConfig
+from streamnode.config.tree import NodeSection, SignalConfig
+from streamnode.errors import ConfigError, ContractError
+from streamnode.pipeline import Session
+from streamnode.results import Results, load_settings, write, written_whole
+from streamnode.signal.guard import Verdict
+from streamnode.signal.mains import LISTEN_S, detect_mains
+from streamnode.sources.replay import Recording, read, write_fif
+from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, OutputName, StreamInfo
+
+if TYPE_CHECKING:
+    from streamnode.inference.engine import BoundModel, Engine
+
+T = TypeVar("T")
+OnEpochs = Callable[[int, int], None]
+
+_CHUNK_S = 5.0  # of a recording, handed to the signal path at once
+_SAMPLE = 8  # epochs that `fewer_channels` looks at
+_NO_DATA = np.empty((0, 0), np.float32)
+_TABLES = {
+    "seq": np.int64,
+    "t0": np.float64,
+    "t_last": np.float64,
+    "start": np.int64,
+    "n_missing": np.int64,
+    "settling": np.bool_,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens to recordings.
+
+    Attributes:
+        model: the model and its weights.
+        epoch: the windows it is given.
+        signal: what happens to the signal before.
+        reading: keywords of `streamnode.sources.replay.read`.
+        batch: epochs in a forward pass; more than one is faster on a GPU, and changes the last digits.
+        node: who says so, in the description of the results.
+    """
+
+    model: ModelConfig
+    epoch: EpochConfig = field(default_factory=EpochConfig)
+    signal: SignalConfig = field(default_factory=SignalConfig)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 1
+    node: NodeSection = field(default_factory=lambda: NodeSection(name="offline", http=None))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What came of one recording.
+
+    Attributes:
+        results: as they are saved.
+        model: bound to the recording's channels.
+        epoch_ms: `(n_epochs,)` duration of the forward pass, an equal share of it for all epochs of a batch.
+        seconds: wall time of each phase.
+        sample: `(n, n_chans, n_times)` microvolts, the first epochs as the model saw them.
+    """
+
+    results: Results
+    model: BoundModel
+    epoch_ms: Float64Array
+    seconds: Mapping[str, float]
+    sample: Float32Array
+
+    @property
+    def arrays(self) -> dict[OutputName, Float32Array]:
+        """What the model said, stacked over epochs."""
+        return {name: self.results.tables[name] for name in self.model.outputs}
+
+
+class Stopwatch:
+    """Adds up wall time by phase.
+
+    Attributes:
+        seconds: of each phase, in the order in which they were first met.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time a block."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - began
+
+    def each(self, phase: str, items: Iterator[T]) -> Iterator[T]:
+        """The same items; the time is that which they were waited for."""
+        while True:
+            with self(phase):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+
+def process(
+    recording: Recording,
+    engine: Engine,
+    plan: Plan,
+    *,
+    watch: Stopwatch | None = None,
+    on_epochs: OnEpochs = lambda *_: None,
+) -> Outcome:
+    """Take one recording through signal path and model.
+
+    Args:
+        recording: from `streamnode.sources.replay.read`.
+        engine: the model of the plan.
+        plan: what happens to it; `reading` has happened already.
+        watch: times the phases `prepare`, `signal` (as far as inference waits for it) and `inference`.
+        on_epochs: called after every forward pass with the number of epochs done and expected.
+
+    Raises:
+        ContractError: recording and model do not fit, or the recording has not one whole epoch.
+        ConfigError: the plan does not fit the model.
+    """
+    watch = watch or Stopwatch()
+    with watch("prepare"):
+        session = build.open_session(plan, engine, _heard(recording, plan.signal))
+    expected = 1 + int((recording.duration_s - _needed_s(session, plan)) / plan.epoch.hop_s)
+    epochs, epoch_ms, data = list[Epoch](), list[float](), list[Float32Array]()
+    said: dict[OutputName, list[Float32Array]] = {name: [] for name in session.model.outputs}
+    draws = "reconstruction" in said
+    for batch in _batches(watch.each("signal", _ahead(_verdicts(recording, session))), plan.batch):
+        x, began = np.stack([verdict.epoch.data for verdict in batch]), perf_counter()
+        with watch("inference"):
+            rows = batch[0].rows
+            arrays = session.model.run(x) if rows is None else session.model.run_on(rows, x)
+        epoch_ms += [1e3 * (perf_counter() - began) / len(batch)] * len(batch)
+        for name, parts in said.items():
+            parts.append(arrays[name])
+        if draws or len(epochs) < _SAMPLE:
+            data.append(x)
+        epochs += [replace(verdict.epoch, data=_NO_DATA) for verdict in batch]
+        on_epochs(len(epochs), max(len(epochs), expected))
+    if not epochs:
+        raise ContractError(_too_short(recording, session, plan))
+    tables, original = _tables(epochs), np.concatenate(data)
+    tables |= {name: np.concatenate(parts) for name, parts in said.items()}
+    if draws:
+        tables |= {"original": original, "rmse_uv": _rmse(tables["reconstruction"], original)}
+    results = Results(session.meta, session.path.info.montage, {}, tables)
+    return Outcome(results, session.model, np.array(epoch_ms), watch.seconds, original[:_SAMPLE])
+
+
+def _heard(recording: Recording, signal: SignalConfig) -> StreamInfo:
+    """The recording as a stream whose first seconds were listened to, as those of a live one are."""
+    if signal.notch_hz != "auto":
+        return recording.info
+    first = recording.data[: round(LISTEN_S * recording.info.sfreq)]
+    return replace(recording.info, mains_hz=detect_mains(first.T, recording.info.sfreq))
+
+
+def _verdicts(recording: Recording, session: Session) -> Iterator[Verdict]:
+    """The epochs that may be inferred; times count from the first sample of the recording."""
+    sfreq = recording.info.sfreq
+    for block in recording.blocks(max(1, round(_CHUNK_S * sfreq)), loop=False):
+        t0 = block.row / sfreq
+        chunk = Chunk(session.info, block.data, block.row, t0, t0 + len(block.data) / sfreq, block.run)
+        session.guard.watch(chunk)
+        for epoch in session.path(chunk):
+            verdict = session.guard.judge(epoch, session.guard.raw_quality(epoch))
+            if isinstance(verdict, Verdict):
+                yield verdict
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next of which is made in another thread while one is worked on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="signal") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _batches(verdicts: Iterator[Verdict], size: int) -> Iterator[list[Verdict]]:
+    """At most so many in a row that are inferred on the same channels."""
+    for _, alike in groupby(verdicts, key=lambda verdict: verdict.rows):
+        while batch := list(islice(alike, size)):
+            yield batch
+
+
+def _too_short(recording: Recording, session: Session, plan: Plan) -> str:
+    return (
+        f"{recording.info.name} lasts {recording.duration_s:g} s, and one epoch takes {_needed_s(session, plan):.4g} s "
+        "with the delay of the signal chain: choose a longer recording, or a shorter epoch.duration_s"
+    )
+
+
+def _needed_s(session: Session, plan: Plan) -> float:
+    """How much of a recording its first epoch takes."""
+    return plan.epoch.duration_s + session.path.delay_s
+
+
+def _tables(epochs: list[Epoch]) -> dict[str, NDArray[Any]]:
+    of_epochs: dict[str, NDArray[Any]] = {
+        f"epoch/{name}": np.array([getattr(e, name) for e in epochs], kind) for name, kind in _TABLES.items()
+    }
+    faults = [epoch.quality.faults for epoch in epochs if epoch.quality is not None]
+    of_channels = {
+        f"quality/{fault}": np.array([[fault in found for found in channels] for channels in faults])
+        for fault in get_args(Fault)
+    }
+    return of_epochs | of_channels
+
+
+def _rmse(drawn: Float32Array, original: Float32Array) -> Float32Array:
+    """`(n_epochs, n_chans)`; channels that only the model knows of have nothing to be compared with."""
+    rmse: Float32Array = np.sqrt(np.mean((drawn[:, : original.shape[1]] - original) ** 2, axis=2))
+    return rmse
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def run_file(
+    path: Path,
+    target: Path,
+    engine: Engine,
+    plan: Plan,
+    *,
+    overwrite: bool = False,
+    on_epochs: OnEpochs = lambda *_: None,
+) -> Outcome | None:
+    """Read a recording, take it through signal path and model, and write what came of it.
+
+    Args:
+        path: of the recording.
+        target: `.safetensors` or `.parquet` for results, `.fif` for the reconstruction alone.
+        engine: the model of the plan.
+        plan: what happens.
+        overwrite: replace what is there, unless it is what would be written.
+        on_epochs: called after every forward pass with the number of epochs done and expected.
+
+    Returns:
+        None where the results are there already.
+
+    Raises:
+        ConfigError: the file cannot be read, the plan does not fit, or other results are in the way.
+        ContractError: recording and model do not fit, or the recording has not one whole epoch.
+        SinkError: the target cannot be written.
+    """
+    settings, watch = settings_of(path, engine, plan), Stopwatch()
+    if target.exists() and _is_done(target, settings, overwrite=overwrite):
+        return None
+    with watch("read"):
+        recording = read(path, picks=_channels(plan.signal), **plan.reading)
+    outcome = process(recording, engine, plan, watch=watch, on_epochs=on_epochs)
+    with watch("write"), written_whole(target) as part:
+        if target.suffix == ".fif":
+            write_fif(part, reconstruction_of(recording, outcome))
+        else:
+            write(part, replace(outcome.results, settings=settings))
+    return outcome
+
+
+def reconstruction_of(recording: Recording, outcome: Outcome) -> Recording:
+    """Reconstructed epochs that do not overlap as a recording, with the annotations; zero where one was left out."""
+    tables, meta = outcome.results.tables, outcome.results.meta
+    assert meta.reconstructed is not None
+    rows, drawn = tables["epoch/start"] - tables["epoch/start"][0], tables["reconstruction"]
+    data = np.zeros((rows[-1] + drawn.shape[2], drawn.shape[1]), np.float32)
+    for row, epoch in zip(rows, drawn, strict=True):
+        data[row : row + drawn.shape[2]] = epoch.T
+    t0 = float(tables["epoch/t0"][0])
+    events = tuple(event._replace(t_s=event.t_s - t0) for event in recording.annotations if event.t_s >= t0)
+    return Recording(replace(recording.info, sfreq=meta.sfreq, montage=meta.reconstructed), data, events)
+
+
+def settings_of(path: Path, engine: Engine, plan: Plan) -> dict[str, Any]:
+    """All that the results of a file follow from, as JSON; device, threads and batch change only the last digits.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    files = [path, path.with_suffix(".fdt")]  # where EEGLAB keeps the samples
+    try:
+        stats = [(file.name, file.stat()) for file in files if file == path or file.is_file()]
+    except OSError as error:
+        raise ConfigError(f"{path} is not a file: give the path of a recording") from error
+    settings = {
+        "source": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        "weights": engine.weights.sha256 or engine.weights.source,
+        "model": plan.model.model_dump(mode="json", exclude={"device", "threads", "weights", "revision", "sha256"}),
+        "epoch": plan.epoch.model_dump(mode="json"),
+        "signal": plan.signal.model_dump(mode="json"),
+        "reading": dict(plan.reading),
+    }
+    as_read_back: dict[str, Any] = json.loads(json.dumps(settings))
+    return as_read_back
+
+
+def _is_done(target: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether the file that is there follows from these settings; if not, it must be one to overwrite."""
+    try:
+        found = {} if target.suffix == ".fif" else load_settings(target)
+    except ConfigError:
+        if not overwrite:
+            raise
+        return False
+    others = list(_differences(settings, found))
+    if others and not overwrite:
+        why = f"with other settings ({', '.join(others)})" if found else "before"
+        raise ConfigError(f"{target} was made {why}: choose another place, or overwrite it")
+    return not others
+
+
+def _differences(settings: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    """Where the file that is there follows from something else, such as `signal.notch_hz`."""
+    for key, value in settings.items():
+        other = found.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from (f"{key}.{name}" for name in value if other.get(name) != value[name])
+        elif other != value:
+            yield key
+
+
+def _channels(signal: SignalConfig) -> tuple[str, ...] | None:
+    """The channels to read; None for all EEG. Where channels are picked, others are needed as a reference at most."""
+    if signal.picks is None:
+        return None
+    reference = signal.reference if isinstance(signal.reference, tuple) else ()
+    return tuple(dict.fromkeys(signal.picks + reference))
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """What to say of a run: how many epochs, how fast, and what can be told of the results at a glance."""
+    n_epochs, total_s = len(outcome.epoch_ms), sum(outcome.seconds.values())
+    names, tables = outcome.results.montage.ch_names, outcome.results.tables
+    said: dict[str, Any] = {
+        "epochs": n_epochs,
+        "epochs_per_s": n_epochs / total_s,
+        "forward_share": outcome.seconds["inference"] / total_s,
+        "seconds": dict(outcome.seconds),
+    }
+    if "rmse_uv" in tables:
+        rmse = tables["rmse_uv"]
+        said["rmse_uv"] = {
+            "median": float(np.median(rmse)),
+            "channels": dict(zip(names, _root_mean_square(rmse, 0), strict=True)),
+            "epochs": _root_mean_square(rmse, 1),
+        }
+    if "attention" in tables:
+        said["attention"] = [_most_attended(query, names) for query in np.nanmean(tables["attention"], axis=(0, 1))]
+    return said
+
+
+def _root_mean_square(rmse: Float32Array, axis: int) -> list[float]:
+    values: list[float] = np.sqrt(np.mean(rmse.astype(np.float64) ** 2, axis=axis)).tolist()
+    return values
+
+
+def _most_attended(shares: Float32Array, names: Sequence[str]) -> dict[str, float]:
+    return {names[i]: float(shares[i]) for i in np.argsort(-shares)[:3]}
+
+
+def fewer_channels(outcome: Outcome) -> list[dict[str, Any]]:
+    """How the embedding of the first epochs holds up when the model sees fewer channels, evenly left out.
+
+    Returns:
+        For all, three quarters, half and a quarter of the channels: how many, milliseconds an epoch, the mean absolute
+        value, and the mean cosine with the embedding of all channels (None where their shapes differ).
+
+    Raises:
+        ContractError: there is no embedding, or the model does not take fewer channels.
+    """
+    model, sample = outcome.model, outcome.sample
+    if "embedding" not in model.outputs:
+        raise ContractError("without an embedding nothing can be said of fewer channels: add it to model.outputs")
+    n_chans, report = model.montage.n_chans, list[dict[str, Any]]()
+    whole = model.run(sample)["embedding"]
+    for n_kept in sorted({max(1, round(n_chans * share)) for share in (0.25, 0.5, 0.75, 1.0)}, reverse=True):
+        rows = tuple(int(row) for row in np.linspace(0, n_chans - 1, n_kept).round())
+        model.run_on(rows, sample[:1])  # binds the model to them
+        began = perf_counter()
+        some = model.run_on(rows, sample)["embedding"]
+        report.append(
+            {
+                "channels": n_kept,
+                "ms": 1e3 * (perf_counter() - began) / len(sample),
+                "mean_abs": float(np.abs(some).mean()),
+                "cosine": _mean_cosine(some, whole) if some.shape == whole.shape else None,
+            }
+        )
+    return report
+
+
+def _mean_cosine(a: Float32Array, b: Float32Array) -> float:
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.mean(np.sum(a * b, axis=1) / norms))

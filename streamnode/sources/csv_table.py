@@ -1,0 +1,135 @@
+"""CSV files of samples: a line of names, then for every sample a line of numbers, separated by commas.
+
+Blank lines and lines that start with `#` are skipped, there is no quoting. Nothing is guessed where a number is
+missing: an empty cell, or one that holds no finite number, is an error wherever its column is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from streamnode.errors import ConfigError
+from streamnode.types import Float64Array
+
+
+@dataclass(frozen=True, slots=True)
+class CsvTable:
+    """The lines that hold samples; each has a field for every name.
+
+    Attributes:
+        path: of the file.
+        names: of the columns.
+        lines: one a sample.
+        numbers: where in the file each line stands, from 1.
+    """
+
+    path: Path
+    names: Sequence[str]
+    lines: Sequence[str]
+    numbers: Sequence[int]
+
+    @classmethod
+    def of(cls, path: Path, text: str, names: Sequence[str] | None = None) -> Self:
+        """The table in the text of a file.
+
+        Args:
+            path: for messages.
+            text: what the file holds.
+            names: of the columns, where the file does not begin with them.
+
+        Raises:
+            ConfigError: there are no samples, or a line has too many fields or too few.
+        """
+        numbered = [
+            (number, line)
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip() and not line.lstrip().startswith("#")
+        ]
+        if names is None and numbered:
+            names = [name.strip() for name in numbered.pop(0)[1].split(",")]
+        if names is None or not numbered:
+            raise ConfigError(f"{path} has no samples: give a line of names and then a line of numbers per sample")
+        for number, line in numbered:
+            if (n_fields := line.count(",") + 1) != len(names):
+                raise ConfigError(f"{path}:{number} has {n_fields} fields, not one for each of {len(names)} columns")
+        numbers, lines = zip(*numbered, strict=True)
+        return cls(path, names, lines, numbers)
+
+    def time_column(self, wanted: str | None) -> int | None:
+        """Index of the column that holds the times.
+
+        Args:
+            wanted: its name, or `none`; without it the first one named for time, else the first column if it only
+                rises, which EEG does not.
+
+        Raises:
+            ConfigError: there is no column of this name.
+        """
+        lower = [name.lower() for name in self.names]
+        if wanted is None:
+            named = (i for i, name in enumerate(lower) if "time" in name or name in {"t", "ts"})
+            return next(named, 0 if self._first_rises() else None)
+        if wanted.lower() in lower:
+            return lower.index(wanted.lower())
+        if wanted.lower() == "none":
+            return None
+        raise ConfigError(
+            f"{self.path} has no column {wanted!r} of times: name one of {', '.join(self.names)}, or none"
+        )
+
+    def values(self, columns: Sequence[int]) -> Float64Array:
+        """`(n_times, len(columns))`. Raises `ConfigError` with the place of the first that is not a finite number."""
+        values = self._parsed(columns)
+        if values is None or not np.isfinite(values).all():
+            raise ConfigError(self._first_fault(columns))
+        return values
+
+    def sfreq(self, time: int | None) -> float:
+        """Rate of the steps that are no gaps, Hz; a whole number when that differs by less than a sample in all.
+
+        Raises:
+            ConfigError: there is no column of times, or they do not rise.
+        """
+        times = np.empty(0) if time is None else self.values([time])[:, 0]
+        steps = np.diff(times)
+        usual = np.median(steps) if len(steps) else 0.0
+        if not usual > 0:
+            raise ConfigError(f"{self.path} has no rising times to take a sampling frequency from: give sfreq")
+        sfreq = 1 / float(np.mean(steps[np.abs(steps - usual) < usual / 2]))
+        return float(round(sfreq)) if abs(round(sfreq) - sfreq) * len(times) < sfreq else sfreq
+
+    def _first_rises(self) -> bool:
+        first = self._parsed([0])
+        return first is not None and bool((np.diff(first[:, 0]) > 0).all())
+
+    def _parsed(self, columns: Sequence[int]) -> Float64Array | None:
+        """All numbers of some columns at once; None where one is something else."""
+        try:
+            return np.loadtxt(self.lines, delimiter=",", usecols=columns, comments=None, ndmin=2)
+        except ValueError:
+            return None
+
+    def _first_fault(self, columns: Sequence[int]) -> str:
+        """Where the first cell is that holds no finite number, and what to do about it."""
+        number, column, field = next(
+            (number, column, fields[column].strip())
+            for number, fields in zip(self.numbers, (line.split(",") for line in self.lines), strict=True)
+            for column in columns
+            if not _is_finite(fields[column])
+        )
+        found = repr(field) if field else "an empty cell"
+        where = f"{self.path}:{number}, column {column + 1} ({self.names[column]})"
+        return f"{where}: {found} is not a number: correct it, or pick other channels"
+
+
+def _is_finite(field: str) -> bool:
+    try:
+        return math.isfinite(float(field))
+    except ValueError:
+        return False
