@@ -29,6 +29,7 @@ from streamnode.config import (
 )
 from streamnode.config.tree import NodeSection, SignalConfig
 from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.inference.pace import Pace
 from streamnode.metrics import Metrics
 from streamnode.montage import clean_name, coverage, make_montage
 from streamnode.pipeline import Session
@@ -215,7 +216,15 @@ def open_session(config: Processing, engine: Engine, info: StreamInfo, first_seq
     model = engine.bind(
         path.info.montage, config.model.outputs, duration_s=config.epoch.duration_s, **config.model.bind_options
     )
-    return Session(info, path, guard, model, _describe(config, path, model, info))
+    return Session(info, path, guard, model, _describe(config, path, model, info), _pace(config, model))
+
+
+def _pace(config: Processing, model: BoundModel) -> Pace | None:
+    """Decides how many steps of a sampler each epoch has, where fewer are allowed."""
+    zuna, epoch = config.model, config.epoch
+    if not isinstance(zuna, ZunaConfig) or zuna.min_steps is None or "reconstruction" not in zuna.outputs:
+        return None
+    return Pace(model.cost(epoch.duration_s, zuna.steps), steps=zuna.steps, floor=zuna.min_steps, hop_s=epoch.hop_s)
 
 
 def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq: int = 0) -> EpochStream:

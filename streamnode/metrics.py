@@ -6,6 +6,7 @@ Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with i
              backlog      too many epochs waited
              bad_channels the policy forbids to infer it
              not_finite   a sample was not a number, and the policy does not mend that
+             pace         it waited too long for a model that draws step by step
     outputs  sink_full    a sink could not keep up
              sink_error   a sink was offline or refused
     samples  reader_full  the node itself was too slow to take them from the reader thread
@@ -91,6 +92,12 @@ class Metrics:
         )
         self.inference = Histogram(
             "streamnode_inference_seconds", "Forward pass of one batch", ["model"], buckets=_LATENCY_BUCKETS, registry=r
+        )
+        self.pace = Counter(
+            "streamnode_pace_epochs_total", "What became of epochs that were paced", ["stream", "action"], registry=r
+        )
+        self.pace_steps = Gauge(
+            "streamnode_pace_steps", "Steps of the sampler that the latest epoch had", ["stream"], registry=r
         )
         self.overhead = Histogram(
             "streamnode_overhead_seconds",

@@ -52,6 +52,8 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
                     log.info("status page at %s", url)
                 for sink in (sink for pipeline in pipelines for sink in pipeline.sinks):
                     await stack.enter_async_context(sink)
+                if loading.done():
+                    await loading  # its failure has cancelled this task, which asyncio.wait_for of 3.11 may swallow
                 if on_start is not None:
                     on_start(pipelines)
                 try:

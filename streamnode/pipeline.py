@@ -18,6 +18,7 @@ import numpy as np
 
 from streamnode.channel import Channel
 from streamnode.errors import ContractError, SinkError, StreamLost
+from streamnode.inference.pace import Decision, Pace
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
 from streamnode.signal.guard import Guard, Verdict
@@ -47,13 +48,23 @@ _RECENT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """All that is built from one `StreamInfo`: the same stream coming back finds its session again."""
+    """All that is built from one `StreamInfo`: the same stream coming back finds its session again.
+
+    Attributes:
+        info: the stream.
+        path: from its chunks to epochs.
+        guard: judges them.
+        model: bound to their channels.
+        meta: describes what comes out.
+        pace: decides how much of the sampler an epoch has; None where there is none, or it always runs whole.
+    """
 
     info: StreamInfo
     path: EpochStream
     guard: Guard
     model: BoundModel
     meta: OutputMeta
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +263,8 @@ class Pipeline:
     async def _output_of(self, waiting: _Waiting) -> ModelOutput | None:
         """What the model says of an epoch, or None, counted, if the guard refuses it."""
         epoch, session, t_enqueued = waiting.epoch, waiting.session, waiting.t_enqueued
-        if session.guard.only_flags and np.isfinite(epoch.data).all():
+        decision: Decision | None = None
+        if session.guard.only_flags and session.pace is None and np.isfinite(epoch.data).all():
             inferring = self._worker.infer(epoch, session.model, t_enqueued=t_enqueued)
             verdict = session.guard.judge(epoch, waiting.raw)  # while the model runs: nothing depends on it
         else:
@@ -260,9 +272,30 @@ class Pipeline:
             if not isinstance(verdict, Verdict):
                 self._drop(epoch, verdict)
                 return None
-            inferring = self._worker.infer(verdict.epoch, session.model, t_enqueued=t_enqueued, rows=verdict.rows)
+            decision = self._paced(verdict, session, t_enqueued)
+            if decision is not None and decision.action == "drop":
+                self._drop(epoch, "pace")
+                return None
+            inferring = self._worker.infer(
+                verdict.epoch,
+                session.model,
+                t_enqueued=t_enqueued,
+                rows=verdict.rows,
+                steps=None if decision is None else decision.steps,
+            )
         output = await inferring
+        if session.pace is not None and decision is not None and output.trace is not None:
+            session.pace.took(decision.steps, output.trace.t_infer1 - output.trace.t_infer0)
         return replace(output, bad_channels=verdict.bad_channels) if isinstance(verdict, Verdict) else output
+
+    def _paced(self, verdict: Verdict, session: Session, t_enqueued: float) -> Decision | None:
+        """How much of the sampler an epoch is to have."""
+        if session.pace is None:
+            return None
+        decision = session.pace.decide(late_s=self._clock() - t_enqueued, bad=bool(verdict.bad_channels))
+        self._metrics.pace.labels(session.info.name, decision.action).inc()
+        self._metrics.pace_steps.labels(session.info.name).set(decision.steps)
+        return decision
 
     async def _publish(self, sink: Sink, channel: Channel[_Result]) -> None:
         announced: OutputMeta | None = None

@@ -410,6 +410,8 @@ class ZunaConfig(_Model):
     """In which frame positions are told to the network; the others are those of other ports."""
     steps: Annotated[int, Field(ge=1)] = 50
     """Steps of the sampler, each one pass through the decoder."""
+    min_steps: Annotated[int, Field(ge=1)] | None = None
+    """Where a machine cannot keep up: fewer steps down to this, then only epochs with bad channels; null never."""
     sampler: Literal["euler", "adams"] = "euler"
     """euler as published; adams, of second order, comes as close with far fewer steps."""
     guidance: Positive = 1.0
@@ -425,6 +427,12 @@ class ZunaConfig(_Model):
     def bind_options(self) -> dict[str, Any]:
         """What binding to a montage must know besides."""
         return {**super().bind_options, "add": self.add or ()}
+
+    @model_validator(mode="after")
+    def _floor_below_steps(self) -> Self:
+        if self.min_steps is not None and not self.min_steps <= self.steps > 1:
+            raise _refusal((("min_steps",), f"should be at most steps, {self.steps}, and these 2 or more"))
+        return self
 
 
 ModelConfig = Annotated[LunaConfig | EegDinoConfig | EegptConfig | ZunaConfig, Field(discriminator="kind")]
@@ -563,6 +571,9 @@ class NodeConfig(_Section):
         problems = [*self._source_or_sources(), *self._absent_outputs(), *self._shared_addresses()]
         if self.epoch.markers is not None and self.signal.mode != "causal":
             problems.append((("epoch", "markers"), "needs signal.mode causal; change one of them"))
+        rebuilds = isinstance(self.model, ZunaConfig) and "reconstruction" in self.model.outputs
+        if rebuilds and self.signal.bad_channels != "mask":
+            problems.append((("signal", "bad_channels"), "should be mask, by which ZUNA learns what to rebuild"))
         if problems:
             raise _refusal(*problems)
         return self

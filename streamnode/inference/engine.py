@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from time import perf_counter
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from streamnode.errors import ConfigError, ContractError
+from streamnode.inference.pace import Cost
 from streamnode.models import catalog
 from streamnode.models.catalog import LoadedModel
+from streamnode.models.family import Sampled
 from streamnode.montage import make_montage
 from streamnode.types import Float32Array, ModelOutput, ModelSpec, Montage, OutputName, WeightsInfo
 
@@ -90,6 +93,11 @@ class Engine:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
             return self._model.encode(x, binding, frozenset(outputs), **of_epochs)
 
+    def with_steps(self, binding: Any, steps: int) -> Any:
+        """A binding for another number of steps of the sampler, which the model must have."""
+        with torch.inference_mode():
+            return cast("Sampled", self._model).with_steps(binding, steps)
+
     def spread(
         self, results: dict[OutputName, torch.Tensor], rows: Sequence[int], n_chans: int, binding: Any
     ) -> dict[OutputName, torch.Tensor]:
@@ -134,6 +142,7 @@ class BoundModel:
         self._binding = binding
         self._options = options
         self._on: dict[tuple[int, ...], BoundModel] = {}
+        self._paced: tuple[int, BoundModel] | None = None
 
     def __repr__(self) -> str:
         """Name, weights, channels and device."""
@@ -143,8 +152,39 @@ class BoundModel:
         """Run twice on a fixed made-up epoch: allocations and kernel choices happen here, not on live data."""
         n_times = round(duration_s * self.SPEC.sfreq)
         x = np.random.default_rng(0).standard_normal((1, self.montage.n_chans, n_times)).astype(np.float32)
+        # A step of a sampler is like the next; and it only runs where there is something to rebuild.
+        model = self.with_steps(1) if self._steps_one_by_one else self
+        rows = tuple(range(1 if self.SPEC.rebuilds and self.montage.n_chans > 2 else 0, self.montage.n_chans))
         for _ in range(2):
-            self.shapes = {name: array.shape[1:] for name, array in self.run(x).items()}
+            self.shapes = {name: array.shape[1:] for name, array in model.run_on(rows, x).items()}
+
+    @property
+    def _steps_one_by_one(self) -> bool:
+        return self.SPEC.rebuilds and "reconstruction" in self.outputs
+
+    def with_steps(self, steps: int) -> BoundModel:
+        """The same with another number of steps of the sampler; 0 passes epochs without it."""
+        if self._paced is None or self._paced[0] != steps:
+            binding = self._engine.with_steps(self._binding, steps)
+            self._paced = steps, BoundModel(self._engine, self.montage, self.outputs, binding, self._options)
+        return self._paced[1]
+
+    def cost(self, duration_s: float, steps: int) -> Cost:
+        """What a pass takes on this machine, measured on a made-up epoch with one channel bad.
+
+        Args:
+            duration_s: of the epochs to come.
+            steps: of the sampler, at least 2: with so many and with one it is measured.
+        """
+        n_times = round(duration_s * self.SPEC.sfreq)
+        x = np.random.default_rng(0).standard_normal((1, self.montage.n_chans, n_times)).astype(np.float32)
+        took = {}
+        for n in (1, 1, steps):  # the first is slow, as every first time
+            model = self.with_steps(n)
+            began = perf_counter()
+            model.run_on(tuple(range(1, self.montage.n_chans)), x)
+            took[n] = perf_counter() - began
+        return Cost.between((1, took[1]), (steps, took[steps]))
 
     def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
         """Infer `(n_epochs, n_chans, n_times)` finite float32 microvolts; arrays come back `(n_epochs, ...)`."""

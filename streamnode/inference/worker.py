@@ -32,7 +32,13 @@ class Worker:
         await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
 
     def infer(
-        self, epoch: Epoch, model: BoundModel, *, t_enqueued: float, rows: tuple[int, ...] | None = None
+        self,
+        epoch: Epoch,
+        model: BoundModel,
+        *,
+        t_enqueued: float,
+        rows: tuple[int, ...] | None = None,
+        steps: int | None = None,
     ) -> asyncio.Future[ModelOutput]:
         """Begin to infer one epoch; the future has the model's view of it, with the times it passed each station.
 
@@ -41,12 +47,16 @@ class Worker:
             model: bound to the epoch's channels.
             t_enqueued: when the epoch began to wait, LSL seconds.
             rows: the channels to use; None uses all.
+            steps: of the sampler; None leaves it as bound.
         """
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._thread, self._infer, epoch, model, t_enqueued, rows)
+        return loop.run_in_executor(self._thread, self._infer, epoch, model, t_enqueued, rows, steps)
 
-    def _infer(self, epoch: Epoch, model: BoundModel, t_enqueued: float, rows: tuple[int, ...] | None) -> ModelOutput:
+    def _infer(
+        self, epoch: Epoch, model: BoundModel, t_enqueued: float, rows: tuple[int, ...] | None, steps: int | None
+    ) -> ModelOutput:
         t_infer0 = self._clock()
+        model = model if steps is None else model.with_steps(steps)
         arrays = model.run(epoch.data[None]) if rows is None else model.run_on(rows, epoch.data[None])
         output = ModelOutput(
             model=model.name,

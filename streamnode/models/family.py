@@ -59,6 +59,14 @@ class Network(Protocol):
     def to(self, device: torch.device, /) -> Self: ...  # noqa: D102
 
 
+class Sampled(Network, Protocol):
+    """A network that draws its reconstruction step by step."""
+
+    def with_steps(self, binding: Any, steps: int, /) -> Any:
+        """A binding for another number of steps; with 0, epochs pass without the sampler."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """A checkpoint, once it is known of which family it is.

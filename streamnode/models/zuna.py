@@ -32,6 +32,7 @@ from streamnode.models.zuna_flow import (
     rotations,
 )
 from streamnode.montage import _ROTATION, _TRANSLATION, make_montage
+from streamnode.signal.interpolate import interpolation_matrix
 from streamnode.types import Float64Array, ModelSpec, Montage, OutputName
 
 __all__ = [
@@ -198,6 +199,7 @@ class ZunaBinding:
         sampler: how they go.
         guidance: how strongly the latents steer them.
         keep_known: whether good channels come back as they were given.
+        passing: `(n_rows, n_chans)` what makes a reconstruction without the sampler; None where it runs.
     """
 
     montage: Montage
@@ -211,6 +213,7 @@ class ZunaBinding:
     sampler: Sampler
     guidance: float
     keep_known: bool
+    passing: Tensor | None = None
 
     def rotation(self, n_patches: int) -> Tensor:
         """`(S, d / 2)` complex for the tokens of a window."""
@@ -350,6 +353,9 @@ class Zuna(nn.Module):
         good = [row for row in range(n_chans) if row not in bad]
         self._refuse_misfit(n_chans, n_times, good, binding, outputs)
         scaled = normalise(x_uv, self.config.generation, good, n_added=binding.n_added, std_uv=binding.std_uv)
+        as_it_is = self._as_it_is(x_uv, binding, bad)
+        if as_it_is is not None and set(outputs) == {"reconstruction"}:
+            return {"reconstruction": as_it_is}
         latents = self.encode_tokens(to_tokens(scaled.x, self.config.patch), binding)
         results: dict[OutputName, Tensor] = {}
         bound = latents[:, : n_chans * n_times // self.config.patch]
@@ -357,7 +363,9 @@ class Zuna(nn.Module):
             results["embedding"] = _pooled(bound, n_chans, binding.pool)
         if "tokens" in outputs:
             results["tokens"] = bound
-        if "reconstruction" in outputs:
+        if "reconstruction" in outputs and as_it_is is not None:
+            results["reconstruction"] = as_it_is
+        elif "reconstruction" in outputs:
             start = cast("Tensor", binding.noise)[:, :n_times] if noise is None else noise
             tokens = self.sample(latents, to_tokens(start.expand_as(scaled.x), self.config.patch), binding)
             drawn = scaled.undo(from_tokens(tokens, binding.montage.n_chans))
@@ -370,6 +378,23 @@ class Zuna(nn.Module):
     def spread(_name: OutputName, values: Tensor, _rows: Sequence[int], _n_chans: int, _: ZunaBinding) -> Tensor:
         """Nothing is ever left out: bad channels are masked, and rebuilt."""
         return values
+
+    @torch.no_grad()
+    def with_steps(self, binding: ZunaBinding, steps: int) -> ZunaBinding:
+        """The same binding for another number of steps of the sampler; with 0, epochs pass without it.
+
+        What passes is the epoch as it is, with added channels drawn from the others by spherical splines.
+        """
+        if steps:
+            return replace(binding, schedule=self.decoder.schedule(steps), passing=None)
+        return replace(binding, passing=_passing(binding).to(self.encoder.registers))
+
+    @staticmethod
+    def _as_it_is(x_uv: Tensor, binding: ZunaBinding, bad: Collection[int]) -> Tensor | None:
+        """The reconstruction of epochs that need no sampler; None for those that do."""
+        if binding.passing is not None:
+            return binding.passing @ x_uv
+        return x_uv if binding.keep_known and not bad and not binding.n_added else None
 
     def encode_tokens(self, tokens: Tensor, binding: ZunaBinding, masked: Tensor | None = None) -> Tensor:
         """Latents of scaled tokens, those of added channels included.
@@ -439,6 +464,14 @@ def _pooled(tokens: Tensor, n_chans: int, pool: Pool) -> Tensor:
             return tokens.reshape(len(tokens), n_chans, -1, tokens.shape[-1]).mean(2).flatten(1)
         case "per_token":
             return tokens.flatten(1)
+
+
+def _passing(binding: ZunaBinding) -> Tensor:
+    """`(n_rows, n_chans)`: channels as they are, added ones by splines."""
+    n_chans = binding.montage.n_chans - binding.n_added
+    added = tuple(range(n_chans, binding.montage.n_chans))
+    matrix = interpolation_matrix(binding.montage, added) if added else np.eye(n_chans)
+    return torch.tensor(matrix[:, :n_chans])
 
 
 def _extended(montage: Montage, added: Montage) -> Montage:

@@ -126,8 +126,9 @@ def _norm_of_1_1(config: ZunaConfig, width: int) -> nn.Module:
 def rotations(index: Tensor, head_dim: int) -> Tensor:
     """How far each pair in the quarter of a head that belongs to one axis turns: `(...)` to complex `(..., d / 8)`."""
     quarter = head_dim // 4
-    angles = index[..., None] * 10000.0 ** -(torch.arange(0, quarter, 2).float() / quarter)
-    return torch.polar(torch.ones_like(angles), angles)
+    # As the original rounds it, float32 by float32, for its last bits show in float64.
+    angles = index[..., None] * (1.0 / 10000.0 ** (torch.arange(0, quarter, 2).float() / quarter))
+    return torch.complex(angles.cos(), angles.sin())
 
 
 def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
