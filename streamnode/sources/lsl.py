@@ -3,229 +3,119 @@
 liblsl's own comforts stay off, for each hides what the node has to know: `recover` continues with a restarted source
 whose rate or channels may have changed, and the processing flags block the pull and bend the time axis around gaps.
 
-Threads: one reads (a blocked pull cannot be woken, so it looks up five times a second), one asks for the clock offset.
-Both only hand things to the event loop.
+Threads: one reads (see `lsl_poll`), one asks for the clock offset. Both only hand things to the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Literal, Self
 
 import numpy as np
 import pylsl
 from numpy.typing import NDArray
 
 from streamnode.channel import Channel
-from streamnode.errors import ConfigError, ContractError, StreamLost
+from streamnode.errors import ContractError, StreamLost
 from streamnode.metrics import Metrics
-from streamnode.montage import make_montage
-from streamnode.signal.timebase import Span, TimeBase
-from streamnode.sources.lsl_info import eeg_columns, in_metres, to_microvolts
-from streamnode.types import Chunk, Float32Array, Float64Array, StreamInfo
+from streamnode.montage import coverage, make_montage
+from streamnode.signal.timebase import TimeBase
+from streamnode.sources.lsl_info import Column, eeg_columns, in_metres, to_microvolts
+from streamnode.sources.lsl_poll import SETTLE_S, Pulled, Readers, Tap, local_clock, tell
+from streamnode.sources.lsl_resolve import LslQuery, Sighting, resolve, streams_in_sight
+from streamnode.types import Chunk, Float32Array, StreamInfo
 
-T = TypeVar("T")
+__all__ = ["Fill", "LslQuery", "LslSource", "Sighting", "local_clock", "resolve", "streams_in_sight"]
+
 Fill = Literal["hold", "interpolate"]
-local_clock: Callable[[], float] = pylsl.local_clock
 
 log = logging.getLogger(__name__)
 
-_RIVALS_S = 0.7  # liblsl asks its KnownPeers 0.5 s after the multicast: a second match may answer as late as that
-_LOOK_S = 0.05  # between two looks at the resolver, which has no call-back
 _OPEN_S = 3.0  # for each step of connecting; on one host the slowest, the first clock probe, takes 0.64 s
-_PULL_S = 0.2
-_PAUSE_S = 0.0015  # between pulls that follow each other fast: every wake-up costs, so single samples are gathered
-_STALL_S = 0.25
 _PULL_SAMPLES = 2048
 _INLET_S = 10  # what liblsl keeps for us; beyond it drops the oldest and tells nobody
 _PROBE_S = 5.0
-_WAITING = 4096  # chunks between reader thread and pipeline: four seconds of a 1 kHz device that sends single samples
+_WAITING = 4096  # pulls between reader thread and pipeline: 24 s of the most there can be, see `lsl_poll`
 
-_FORMATS = {
-    pylsl.cf_float32: "float32",
-    pylsl.cf_double64: "double64",
-    pylsl.cf_string: "string",
-    pylsl.cf_int64: "int64",
-    pylsl.cf_int32: "int32",
-    pylsl.cf_int16: "int16",
-    pylsl.cf_int8: "int8",
+_SFREQ = (1.0, 100_000.0)  # of EEG amplifiers, with room; beyond, somebody has mistaken a unit
+_DTYPES = {
+    name: np.dtype(name.replace("double", "float"))
+    for name in ("float32", "double64", "int64", "int32", "int16", "int8")
 }
-_DTYPES = {name: np.dtype(name.replace("double", "float")) for name in _FORMATS.values() if name != "string"}
 
 
-@dataclass(frozen=True, slots=True)
-class LslQuery:
-    """Which stream is meant; what is None does not matter.
-
-    Attributes:
-        name: LSL name.
-        source_id: LSL source id.
-        stype: LSL type, compared exactly.
-        predicate: any further XPath 1.0 condition on the stream info, such as `starts-with(hostname,'rig')`.
-    """
-
-    name: str | None = None
-    source_id: str | None = None
-    stype: str | None = None
-    predicate: str | None = None
-
-    @property
-    def xpath(self) -> str:
-        """The condition as liblsl takes it: one line of XPath."""
-        wanted = {"name": self.name, "source_id": self.source_id, "type": self.stype}
-        terms = [f"{key}={_xpath_string(value)}" for key, value in wanted.items() if value is not None]
-        if self.predicate:
-            terms.append(f"({self.predicate})")
-        return " ".join(" and ".join(terms).splitlines()) or "true()"
-
-
-def _xpath_string(text: str) -> str:
-    """A string literal; XPath 1.0 knows no escapes, so a text with both quotes is put together from parts."""
-    if "'" not in text:
-        return f"'{text}'"
-    if '"' not in text:
-        return f'"{text}"'
-    parts = ', "\'", '.join(f"'{part}'" for part in text.split("'"))
-    return f"concat({parts})"
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A stream that answered, by its own account."""
-
-    name: str
-    stype: str
-    source_id: str
-    sfreq: float
-    n_chans: int
-    format: str
-    hostname: str
-    uid: str
-    created_at: float
-
-    @classmethod
-    def of(cls, info: pylsl.StreamInfo) -> Sighting:
-        """What a resolver returned, as plain data."""
-        return cls(
-            name=info.name(),
-            stype=info.type(),
-            source_id=info.source_id(),
-            sfreq=info.nominal_srate(),
-            n_chans=info.channel_count(),
-            format=_FORMATS.get(info.channel_format(), "undefined"),
-            hostname=info.hostname(),
-            uid=info.uid(),
-            created_at=info.created_at(),
-        )
-
-    def __str__(self) -> str:
-        return f"name={self.name!r} source_id={self.source_id!r} type={self.stype!r}"
-
-
-def streams_in_sight(wait_s: float = 1.0) -> list[Sighting]:
-    """All streams that answer within `wait_s`, which should exceed 0.5 s (see `KnownPeers` of liblsl). Blocks."""
-    return sorted(map(Sighting.of, pylsl.resolve_streams(wait_s)), key=lambda s: (s.name, s.source_id))
-
-
-async def resolve(query: LslQuery, timeout_s: float | None) -> pylsl.StreamInfo:
-    """Wait for the one stream that matches. Raises `StreamLost` after `timeout_s`, `ConfigError` if several match."""
-    matching = pylsl.ContinuousResolver(pred=query.xpath)
-    everything = pylsl.ContinuousResolver()
-    started, report_s, pause_s = local_clock(), 1.0, 1.0
-    while True:
-        await asyncio.sleep(_LOOK_S)
-        found, waited_s = matching.results(), local_clock() - started
-        if found and waited_s >= _RIVALS_S:
-            return _only_one(found)
-        if timeout_s is not None and waited_s >= max(timeout_s, _RIVALS_S):
-            raise StreamLost(
-                f"no LSL stream matched {query.xpath} within {timeout_s:g} s ({_in_sight(everything)}): "
-                "start the source, or correct what the configuration asks for"
-            )
-        if waited_s >= report_s:
-            log.info("looking for an LSL stream with %s (%s)", query.xpath, _in_sight(everything))
-            pause_s = min(2 * pause_s, 10.0)
-            report_s += pause_s
-
-
-def _in_sight(resolver: pylsl.ContinuousResolver) -> str:
-    seen = sorted(str(Sighting.of(info)) for info in resolver.results())
-    return f"in sight: {'; '.join(seen)}" if seen else "none at all in sight"
-
-
-def _only_one(found: list[pylsl.StreamInfo]) -> pylsl.StreamInfo:
-    """The newest, if all are starts of one source. Raises `ConfigError` if they are different sources."""
-    sightings = [Sighting.of(info) for info in found]
-    sources = {(s.name, s.stype, s.hostname, s.source_id or s.uid) for s in sightings}
-    if len(sources) == 1:
-        return max(found, key=lambda info: float(info.created_at()))
-    keys = {"source_id": "source_id", "name": "name", "stype": "stype", "predicate with hostname": "hostname"}
-    telling = [key for key, field in keys.items() if len({getattr(s, field) for s in sightings}) > 1]
-    raise ConfigError(
-        f"{len(sources)} LSL streams match ({'; '.join(sorted(map(str, sightings)))}): "
-        f"tell them apart by adding {' or '.join(telling) or 'a unique source_id to the sender and'} to the source"
-    )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pulled:
-    """What one pull brought: microvolts `(n_times, n_chans)`, stamps on the source's clock, when it came."""
-
-    data: Float32Array
-    stamps: Float64Array
-    t_arrived: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Stream:
-    """An open inlet and how to read it.
+    """An open inlet, read in microvolts.
 
-    Attributes:
-        info: the stream as the node sees it: EEG channels only.
+    pylsl's own `pull_chunk` allocates and wraps anew at every call; this calls the same function of liblsl with memory
+    of its own, for half the cost of a wake-up.
+
+    Args:
         inlet: subscribed, buffering.
-        dtype: what the source sends.
-        n_columns: how many channels it sends.
-        picks: which of these are EEG.
-        scale: factor to microvolts for each pick.
+        seen: what it sends.
+        columns: which of its channels are EEG.
+        info: the stream as the node sees it: these channels only.
         timebase: on this machine's clock.
     """
 
-    info: StreamInfo
-    inlet: pylsl.StreamInlet
-    dtype: np.dtype[Any]
-    n_columns: int
-    picks: NDArray[np.intp]
-    scale: Float64Array
-    timebase: TimeBase
+    def __init__(
+        self, inlet: pylsl.StreamInlet, seen: Sighting, columns: list[Column], info: StreamInfo, timebase: TimeBase
+    ) -> None:
+        self.inlet, self.info, self.timebase = inlet, info, timebase
+        self._rows = np.empty((_PULL_SAMPLES, seen.n_chans), _DTYPES[seen.format])
+        self._stamps = np.empty(_PULL_SAMPLES)
+        self._rows_at, self._stamps_at = self._rows.ctypes.data, self._stamps.ctypes.data
+        picks = np.array([c.index for c in columns], dtype=np.intp)
+        self._picks: slice | NDArray[np.intp] = slice(None) if len(picks) == seen.n_chans else picks
+        scale = to_microvolts(seen.name, columns)
+        self._scale = None if (scale == 1).all() else scale
 
-    def pull(self, buffer: NDArray[Any], timeout_s: float) -> _Pulled | None:
-        """What has come, or None. Blocks up to `timeout_s`. Raises `RuntimeError` when the stream is lost."""
-        at_least = 1 if timeout_s else None
-        rows, stamps = self.inlet.pull_chunk(timeout_s, len(buffer), buffer, min_samples=at_least, as_numpy=True)
-        t_arrived = local_clock()
-        if len(stamps) == 0:
+    def pull(self, wait_s: float, not_before: float) -> Pulled | None:
+        """See `lsl_poll.Inlet`."""
+        n_times = self._take(0, 1 if wait_s else _PULL_SAMPLES, wait_s)
+        if n_times == 0:
             return None
-        return _Pulled((rows[:, self.picks] * self.scale).astype(np.float32), stamps, t_arrived)
+        if wait_s:
+            time.sleep(max(SETTLE_S, not_before - local_clock()))
+            with suppress(RuntimeError):  # the next pull will say it again; this sample is still good
+                n_times += self._take(1, _PULL_SAMPLES - 1, 0.0)
+        t_arrived = local_clock()
+        data = self._rows[:n_times, self._picks]
+        if self._scale is not None:
+            data = data * self._scale
+        return Pulled(data.astype(np.float32), self._stamps[:n_times].copy(), t_arrived)
+
+    def _take(self, row: int, at_most: int, wait_s: float) -> int:
+        """Have liblsl write samples from a row on. Returns how many."""
+        error = ctypes.c_int()
+        n_columns = self._rows.shape[1]
+        n_values = self.inlet.do_pull_chunk(
+            self.inlet.obj,
+            ctypes.c_void_p(self._rows_at + row * self._rows.strides[0]),
+            ctypes.c_void_p(self._stamps_at + row * self._stamps.itemsize),
+            ctypes.c_size_t(at_most * n_columns),
+            ctypes.c_size_t(at_most),
+            ctypes.c_double(wait_s),
+            ctypes.byref(error),
+        )
+        pylsl.util.handle_error(error)
+        return int(n_values // n_columns)
 
     def __str__(self) -> str:
         return f"LSL stream {self.info.name!r} (source_id {self.info.source_id!r})"
 
 
-def _open(
-    found: pylsl.StreamInfo, label: str, cap: str | None, first_run: int, max_missing_s: float
-) -> _Stream:
+def _open(found: pylsl.StreamInfo, label: str, cap: str | None, first_run: int, max_missing_s: float) -> _Stream:
     """Subscribe, read the full description. Blocks. Raises `ContractError` or `StreamLost`."""
     seen = Sighting.of(found)
-    if seen.sfreq <= 0:
-        raise ContractError(f"LSL stream {seen.name!r} has no regular sampling rate: choose a stream of EEG samples")
-    if seen.format not in _DTYPES:
-        raise ContractError(f"LSL stream {seen.name!r} sends {seen.format} values: choose a stream of numbers")
+    _refuse_unusable(seen)
     inlet = pylsl.StreamInlet(found, max_buflen=_INLET_S, recover=False, processing_flags=0)
     try:
         full = inlet.info(_OPEN_S)
@@ -233,16 +123,25 @@ def _open(
     except RuntimeError as error:  # the base of all that pylsl raises
         raise StreamLost(f"LSL stream {seen.name!r} answered but could not be opened, try again: {error}") from error
     columns = eeg_columns(full)
-    montage = make_montage([c.label for c in columns], in_metres(np.array([c.position for c in columns])), cap)
-    return _Stream(
-        info=StreamInfo(label or seen.name, seen.source_id, seen.stype, seen.sfreq, montage, seen.uid),
-        inlet=inlet,
-        dtype=_DTYPES[seen.format],
-        n_columns=seen.n_chans,
-        picks=np.array([c.index for c in columns], dtype=np.intp),
-        scale=to_microvolts(seen.name, columns),
-        timebase=TimeBase(seen.sfreq, first_run, round(max_missing_s * seen.sfreq)),
-    )
+    labels = [c.label for c in columns]
+    montage = make_montage(labels, in_metres(np.array([c.position for c in columns])), cap)
+    info = StreamInfo(label or seen.name, seen.source_id, seen.stype, seen.sfreq, montage, seen.uid)
+    stream = _Stream(inlet, seen, columns, info, TimeBase(seen.sfreq, first_run, round(max_missing_s * seen.sfreq)))
+    n_eeg, units = len(columns), ", ".join(dict.fromkeys(c.unit or "no unit" for c in columns))
+    log.info("%s: %d of %d channels at %g Hz, %s in %s", stream, n_eeg, seen.n_chans, seen.sfreq, seen.format, units)
+    log.info("%s: %s", stream, coverage(montage, labels, cap))
+    return stream
+
+
+def _refuse_unusable(seen: Sighting) -> None:
+    if seen.sfreq == 0:
+        raise ContractError(f"LSL stream {seen.name!r} has no regular sampling rate: choose a stream of EEG samples")
+    if not _SFREQ[0] <= seen.sfreq <= _SFREQ[1]:
+        raise ContractError(
+            f"LSL stream {seen.name!r} claims {seen.sfreq:g} samples a second, which no EEG has: correct the sender"
+        )
+    if seen.format not in _DTYPES:
+        raise ContractError(f"LSL stream {seen.name!r} sends {seen.format} values: choose a stream of numbers")
 
 
 def _probe(inlet: pylsl.StreamInlet) -> float | None:
@@ -253,34 +152,7 @@ def _probe(inlet: pylsl.StreamInlet) -> float | None:
         return None
 
 
-class _Silence:
-    """Tells when the silence of a stream is worth a word, and when it counts as the stream's end.
-
-    Args:
-        end_s: silence that ends the stream, seconds.
-    """
-
-    def __init__(self, end_s: float) -> None:
-        self.end_s = end_s
-        self._heard = local_clock()
-        self._between: deque[float] = deque(maxlen=8)
-
-    def broken(self, now: float) -> float:
-        """Something has come. Returns how long the silence was, seconds."""
-        lasted_s, self._heard = now - self._heard, now
-        self._between.append(lasted_s)
-        return lasted_s
-
-    @property
-    def usual_s(self) -> float:
-        """What is nothing unusual: three times the longest silence of late, and no less than 250 ms."""
-        enough = len(self._between) == self._between.maxlen
-        return min(max(_STALL_S, 3 * max(self._between)), self.end_s) if enough else self.end_s
-
-    @property
-    def lasts_s(self) -> float:
-        """How long it has been silent."""
-        return local_clock() - self._heard
+_READERS = Readers()  # liblsl is one to a process, and so is what reads it
 
 
 class LslSource:
@@ -290,6 +162,11 @@ class LslSource:
     several match, and `ContractError` if it is not a regular stream of numbers with EEG channels. Iterating raises
     `StreamLost`, after all samples that came before, when the stream ends or falls silent.
 
+    Numbers of any format and 1 to 100 000 Hz will do, and any number of channels. One without a label is called `ch`
+    and its number; two that name the same electrode are refused. NaN and infinities are passed on as they are, for
+    `signal.quality` to judge. Stamps of another clock, or of zero, are replaced by arrival. Rate, channels, units and
+    format are read at every connection and logged, so that a source may come back changed.
+
     Args:
         query: which stream.
         timeout_s: how long to look for it; None waits for ever.
@@ -297,9 +174,10 @@ class LslSource:
         cap: whose electrode names the stream uses, one of `streamnode.montage.CAPS`; None reads 10-20 names.
         label: what to call the stream; its LSL name if None.
         first_run: number of the first run.
-        stall_s: silence after which the stream counts as lost; unusual silence, from 250 ms on, is flagged before.
+        stall_s: silence after which the stream counts as lost; unusual silence, from 200 ms on, is flagged before.
         fill: what stands in for missing samples: the last one, or a straight line to the next.
         max_missing_s: longest gap to fill in; a longer one starts a new run.
+        readers: the threads that read; None shares those of the process.
     """
 
     def __init__(
@@ -314,6 +192,7 @@ class LslSource:
         stall_s: float = 2.0,
         fill: Fill = "hold",
         max_missing_s: float = 0.0,
+        readers: Readers | None = None,
     ) -> None:
         self._query = query
         self._timeout_s = timeout_s
@@ -324,13 +203,13 @@ class LslSource:
         self._stall_s = stall_s
         self._fill: Fill = fill
         self._max_missing_s = max_missing_s
+        self._readers = readers or _READERS
         self._last_row: Float32Array | None = None
-        self._stale = 0
+        self._lost = self._stale = 0
         self._run: int | None = None
         self._foreign, self._answering = False, True
-        self._channel: Channel[_Pulled] = Channel(_WAITING, self._on_drop)
+        self._channel: Channel[Pulled] = Channel(_WAITING, self._on_drop)
         self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._entered: _Stream | None = None
 
     @property
@@ -353,17 +232,15 @@ class LslSource:
         self._received = self._metrics.samples.labels(self._label)
         self._metrics.connected.labels(self._label).set(1)
         self._on_offset(await asyncio.to_thread(_probe, stream.inlet))
-        loop = asyncio.get_running_loop()
-        for work in (self._read, self._track_clock):
-            thread = threading.Thread(target=work, args=(stream, loop), name=f"lsl{work.__name__}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._tap = Tap(stream, self._stall_s, self._on_pull, self._on_stall, self._on_loss)
+        self._readers.start(self._tap)
+        threading.Thread(target=self._track_clock, args=(stream, self._tap.loop), name="lsl clock", daemon=True).start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._stop.set()
         self._metrics.connected.labels(self._label).set(0)
-        await asyncio.to_thread(self._threads[0].join)  # the reader; the other may sit in a probe and ends by itself
+        await asyncio.to_thread(self._tap.close)  # the clock's thread may sit in a probe and ends by itself
         self._stream.inlet.close_stream()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
@@ -372,12 +249,15 @@ class LslSource:
             for chunk in self._chunks(pulled):
                 yield chunk
 
-    def _chunks(self, pulled: _Pulled) -> Iterator[Chunk]:
+    def _chunks(self, pulled: Pulled) -> Iterator[Chunk]:
         """The chunks that a pull makes, short gaps filled in, and the accounts of what is missing."""
         stream = self._stream
         spans = stream.timebase.add(pulled.stamps, pulled.t_arrived)
-        self._account(spans, stream)
+        self._account(stream)
         for span in spans:
+            if span.run != self._run:
+                self._run = span.run
+                self._metrics.runs.labels(self._label).set(span.run)
             data = pulled.data[span.rows]
             if span.n_missing:
                 data = np.concatenate((self._filled(span.n_missing, data[0]), data))
@@ -393,65 +273,30 @@ class LslSource:
         filled: Float32Array = before + weights * (after - before)
         return filled
 
-    def _account(self, spans: list[Span], stream: _Stream) -> None:
+    def _account(self, stream: _Stream) -> None:
         """Count what the time base found, and say once if the source's clock is not LSL's."""
         timebase = stream.timebase
-        if n_lost := sum(span.n_missing + span.n_lost for span in spans):
-            self._metrics.samples_lost.labels(self._label, "gap").inc(n_lost)
+        if timebase.lost > self._lost:
+            self._metrics.samples_lost.labels(self._label, "gap").inc(timebase.lost - self._lost)
+            self._lost = timebase.lost
         if timebase.stale > self._stale:
             self._metrics.samples_dropped.labels(self._label, "stale").inc(timebase.stale - self._stale)
             self._stale = timebase.stale
-        if any(span.run != self._run for span in spans):
-            self._run = spans[-1].run
-            self._metrics.runs.labels(self._label).set(self._run)
         if timebase.foreign and not self._foreign:
             self._foreign = True
             log.warning("%s does not stamp with the LSL clock: its samples are timed by when they arrive", stream)
             self._tell_clock()
 
-    def _read(self, stream: _Stream, loop: asyncio.AbstractEventLoop) -> None:
-        """Reader thread: pull and hand over until told to stop; however it ends, the stream ends with it."""
-        try:
-            self._pull_while_alive(stream, loop)
-        except RuntimeError as error:  # the base of all that pylsl raises
-            _post(loop, self._on_loss, StreamLost(f"{stream} went away ({error}): restart the sender"))
-        except Exception as error:  # noqa: BLE001  (a dead reader would be silence for ever; it is raised in the loop)
-            _post(loop, self._on_loss, error)
-
-    def _pull_while_alive(self, stream: _Stream, loop: asyncio.AbstractEventLoop) -> None:
-        buffer = np.empty((_PULL_SAMPLES, stream.n_columns), stream.dtype)
-        silence, stalled, hurried = _Silence(self._stall_s), False, False
-        while not self._stop.is_set():
-            left_s = (silence.end_s if stalled else silence.usual_s) - silence.lasts_s
-            pulled = stream.pull(buffer, 0.0 if hurried else max(min(_PULL_S, left_s), 0.01))
-            if pulled is not None:
-                hurried = silence.broken(pulled.t_arrived) < 2 * _PAUSE_S
-                _post(loop, self._on_pull, pulled)
-                if stalled:
-                    stalled = False
-                    _post(loop, self._on_stall, stalled)
-                if hurried:
-                    time.sleep(_PAUSE_S)
-            elif hurried:
-                hurried = False
-            elif silence.lasts_s >= silence.end_s:
-                words = f"{stream} delivered nothing for {silence.end_s:g} s: see whether the device or its app hangs"
-                _post(loop, self._on_loss, StreamLost(words))
-                return
-            elif not stalled and silence.lasts_s >= silence.usual_s:
-                stalled = True
-                _post(loop, self._on_stall, stalled)
-
     def _track_clock(self, stream: _Stream, loop: asyncio.AbstractEventLoop) -> None:
         """Clock thread: a probe can block for seconds, which must hold up neither the pull nor the event loop."""
         while not self._stop.wait(_PROBE_S):
-            _post(loop, self._on_offset, _probe(stream.inlet))
+            tell(loop, [partial(self._on_offset, _probe(stream.inlet))])
 
-    def _on_pull(self, pulled: _Pulled) -> None:
+    def _on_pull(self, pulled: Pulled) -> None:
         self._received.inc(len(pulled.stamps))
         self._channel.put(pulled)
 
-    def _on_drop(self, pulled: _Pulled) -> None:
+    def _on_drop(self, pulled: Pulled) -> None:
         """What the channel drops comes before all that still waits in it, so the next sample read begins a new run."""
         self._metrics.samples_dropped.labels(self._label, "reader_full").inc(len(pulled.stamps))
         self._stream.timebase.skip(len(pulled.stamps))
@@ -482,11 +327,3 @@ class LslSource:
     def _on_loss(self, error: Exception) -> None:
         self._metrics.connected.labels(self._label).set(0)
         self._channel.close(error)
-
-
-def _post(loop: asyncio.AbstractEventLoop, call: Callable[[T], None], item: T) -> None:
-    """Hand an item to the event loop; after the loop's end nobody waits for it."""
-    try:
-        loop.call_soon_threadsafe(call, item)
-    except RuntimeError:
-        log.debug("the event loop has closed")

@@ -1,30 +1,46 @@
 """The LSL source against real outlets on loopback."""
 
 import asyncio
+import gc
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import c_void_p, memmove, memset
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pylsl
 import pytest
 
-from streamnode.errors import ConfigError, ContractError, StreamLost
+from streamnode.errors import ContractError, StreamLost
 from streamnode.metrics import Metrics
 from streamnode.montage import make_montage
+from streamnode.signal.quality import RawMonitor
+from streamnode.signal.timebase import TimeBase
 from streamnode.sinks.lsl import EegOutlet
-from streamnode.sources.lsl import Fill, LslQuery, LslSource, streams_in_sight
+from streamnode.sources.lsl import Fill, LslQuery, LslSource, _Stream
+from streamnode.sources.lsl_info import Column
+from streamnode.sources.lsl_resolve import Sighting
+from streamnode.testing import UNIX_OFFSET_S, ZERO_STAMP
 from streamnode.types import Chunk, Float32Array, StreamInfo
 
 SFREQ = 250.0
 CH_NAMES = ("Fp1", "Cz", "O2")
+
+
+@pytest.fixture(autouse=True)
+def _no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are unique here, so nothing is gained by waiting for a second stream that matches."""
+    monkeypatch.setattr("streamnode.sources.lsl_resolve._RIVALS_S", 0.0)
 
 
 def eeg_info(name: str, source_id: str = "device-1") -> StreamInfo:
@@ -160,8 +176,6 @@ async def test_stream_is_described_in_our_units() -> None:
             np.testing.assert_allclose(source.info.montage.ch_pos, info.montage.ch_pos, rtol=0, atol=1e-9)
             assert (source.info.name, source.info.source_id, source.info.stype) == ("described", "device-1", "EEG")
             assert source.info.sfreq == SFREQ
-            (seen,) = [s for s in streams_in_sight(0.7) if s.name == "described"]
-            assert (seen.uid, seen.n_chans, seen.format) == (source.info.uid, 3, "float32")
 
 
 async def test_any_unit_becomes_microvolts(caplog: pytest.LogCaptureFixture) -> None:
@@ -182,26 +196,13 @@ async def test_any_unit_becomes_microvolts(caplog: pytest.LogCaptureFixture) -> 
     assert "P4" not in warning
 
 
-async def test_reader_that_breaks_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever kills the reader thread is raised where the samples are awaited, instead of silence for ever."""
-
-    def broken(*_: object, **__: object) -> None:
-        raise ValueError("a fault of our own")
-
-    with raw_outlet("broken", [{"label": "Fp1", "unit": "uV"}]):
-        async with source_of("broken") as source:
-            monkeypatch.setattr(source._stream.inlet, "pull_chunk", broken)
-            with pytest.raises(ValueError, match="a fault of our own"):
-                await anext(aiter(source))
-
-
 async def test_poor_description_is_filled_in(caplog: pytest.LogCaptureFixture) -> None:
-    """Missing labels are numbered, metres are recognised, other kinds of channels left out with a word in the log."""
+    """Channels without a label are called by number, metres are recognised, what is no EEG is left out, with a word."""
     caplog.set_level(logging.INFO)
     channels = [
         {"label": "Fp1", "unit": "uV", "X": "-0.03", "Y": "0.09", "Z": "0.02"},
         {"label": "HEOG", "type": "EOG", "unit": "uV"},
-        {"unit": "uV", "X": "0", "Y": "0", "Z": "0"},
+        {"label": " ", "unit": "uV", "X": "0", "Y": "0", "Z": "0"},
     ]
     with raw_outlet("poor", channels, fmt=pylsl.cf_int16, n_chans=4) as outlet:
         async with source_of("poor") as source:
@@ -275,21 +276,21 @@ async def test_unusual_silence_is_flagged_before_it_is_a_loss() -> None:
 async def test_short_gap_is_filled_and_long_gap_breaks_the_run(fill: Fill, filled: Sequence[int]) -> None:
     """A gap within the limit is filled as told, a longer one starts a new run; both are counted, none is hidden."""
     metrics, sfreq, name = Metrics(), 50.0, f"gaps-{fill}"
-    sent = [*range(300), *range(315, 600), *range(624, 700)]
+    sent = np.array([*range(300), *range(315, 600), *range(624, 699)])
     with raw_outlet(name, [{"label": "Cz", "unit": "uV"}], sfreq=sfreq) as outlet:
         async with source_of(name, metrics, fill=fill, max_missing_s=0.3) as source:
             assert outlet.wait_for_consumers(5.0)
             t0 = pylsl.local_clock()
-            for n_sent, index in enumerate(sent, 1):
-                outlet.push_chunk(np.array([[index]], np.float32), t0 + index / sfreq)
-                await until_reads(metrics, "samples_received_total", name, n_sent)
-            chunks = await collect(source, 676)
+            for n_sent, index in enumerate(sent.reshape(-1, 5), 1):
+                outlet.push_chunk(index[:, np.newaxis].astype(np.float32), t0 + index[-1] / sfreq)
+                await until_reads(metrics, "samples_received_total", name, 5 * n_sent)
+            chunks = await collect(source, 675)
     gap = next(c for c in chunks if c.n_missing)
     assert (gap.start, gap.run, gap.n_missing) == (300, 0, 15)
     np.testing.assert_allclose(gap.data[:15, 0], filled, rtol=1e-6)
     assert next(c.start for c in chunks if c.run == 1) == 624
     assert all(c.data[-1, 0] == c.start + c.n_times - 1 for c in chunks)
-    assert reading(metrics, "samples_received_total", name) == 661
+    assert reading(metrics, "samples_received_total", name) == 660
     assert reading(metrics, "samples_lost_total", name, reason="gap") == 39
 
 
@@ -309,15 +310,126 @@ async def test_samples_that_come_twice_are_left_out_and_counted() -> None:
     assert reading(metrics, "samples_dropped_total", "twice", reason="stale") == 50
 
 
-async def test_unit_that_changes_while_away_is_read_anew() -> None:
-    """A source that comes back in millivolts is still microvolts to the node."""
-    for unit, expected in (("uV", 1.0), ("mV", 1000.0)):
-        with raw_outlet("back", [{"label": "Cz", "unit": unit}]) as outlet:
+async def test_what_changed_while_the_source_was_away_is_read_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """One that comes back with another unit is still microvolts, other rates and labels show; the log tells of each."""
+    caplog.set_level(logging.INFO)
+    seen = []
+    for unit, label, sfreq, fmt in (
+        ("uV", "Cz", SFREQ, pylsl.cf_float32),
+        ("V", "Cz", SFREQ, pylsl.cf_float32),
+        ("mV", "Pz", 2 * SFREQ, pylsl.cf_int16),
+    ):
+        with raw_outlet("back", [{"label": label, "unit": unit}], sfreq=sfreq, fmt=fmt) as outlet:
             async with source_of("back") as source:
                 assert outlet.wait_for_consumers(5.0)
-                outlet.push_chunk(np.ones((1, 1), np.float32), pylsl.local_clock())
+                outlet.push_chunk(np.array([[3]]), pylsl.local_clock())
                 (chunk,) = await collect(source, 1)
-        assert chunk.data[0, 0] == expected
+        seen.append((source.info.ch_names, source.info.sfreq, chunk.data[0, 0]))
+    assert seen == [(("Cz",), SFREQ, 3.0), (("Cz",), SFREQ, 3e6), (("Pz",), 2 * SFREQ, 3e3)]
+    told = re.findall(r"\(source_id 'back'\): (1 of 1 channels at .*)", caplog.text)
+    assert told == [
+        "1 of 1 channels at 250 Hz, float32 in uV",
+        "1 of 1 channels at 250 Hz, float32 in V",
+        "1 of 1 channels at 500 Hz, int16 in mV",
+    ]
+
+
+async def test_source_that_comes_back_with_words_is_refused() -> None:
+    """A format that is no longer one of numbers is a `ContractError`, not noise."""
+    with raw_outlet("words", [{"label": "Cz", "unit": "uV"}]):
+        async with source_of("words"):
+            pass
+    refused = pytest.raises(ContractError, match="'words' sends string values: choose a stream of numbers")
+    with raw_outlet("words", [{"label": "Cz"}], fmt=pylsl.cf_string), refused:
+        await source_of("words").__aenter__()
+
+
+@pytest.mark.parametrize("n_chans", [1, 512])
+async def test_any_number_of_channels_is_read(n_chans: int) -> None:
+    """From one channel to more than any cap has, samples come out as they went in."""
+    name = f"wide-{n_chans}"
+    with raw_outlet(name, [{"label": f"E{i}", "unit": "uV"} for i in range(n_chans)]) as outlet:
+        async with source_of(name) as source:
+            assert outlet.wait_for_consumers(5.0)
+            outlet.push_chunk(ramp(20, n_chans), pylsl.local_clock())
+            chunks = await collect(source, 20)
+    np.testing.assert_array_equal(np.concatenate([c.data for c in chunks]), ramp(20, n_chans))
+
+
+async def test_what_is_no_number_is_passed_on_and_told_by_the_monitor() -> None:
+    """NaN and infinities keep their place among good samples, and make their channels bad, nothing else."""
+    sent = ramp(50) % 7
+    sent[10, 0], sent[20:30, 2] = np.nan, -np.inf
+    metrics = Metrics()
+    with EegOutlet(eeg_info("holes")) as outlet:
+        async with source_of("holes", metrics) as source:
+            assert outlet.wait_for_consumers(5.0)
+            outlet.push(sent, pylsl.local_clock())
+            chunks = await collect(source, 50)
+    np.testing.assert_array_equal(np.concatenate([c.data for c in chunks]), sent)
+    assert reading(metrics, "samples_received_total", "holes") == 50
+    monitor = RawMonitor(source.info, horizon_s=1.0, line_hz=None)
+    for chunk in chunks:
+        monitor(chunk)
+    quality = monitor.quality(chunks[0].t0, chunks[-1].t_last)
+    assert ["not_finite" in faults for faults in quality.faults] == [True, False, True]
+
+
+class Reservoir:
+    """An inlet without LSL: 64 samples at every pull; once `lost`, only the one that a pull waits for."""
+
+    obj = None
+    lost = False
+    _n_sent = 0
+
+    def do_pull_chunk(self, _obj: None, rows: c_void_p, stamps: c_void_p, *sizes_wait_error: Any) -> int:
+        _, at_most, wait, error = sizes_wait_error
+        if self.lost and not wait.value:
+            error._obj.value = -2
+            return 0
+        n_times: int = min(at_most.value, 64)
+        sent = np.arange(self._n_sent, self._n_sent + n_times) / SFREQ + 100.0
+        memmove(stamps, sent.ctypes.data, sent.nbytes)
+        memset(rows, 0, 4 * len(CH_NAMES) * n_times)
+        self._n_sent += n_times
+        return len(CH_NAMES) * n_times
+
+    def source(self) -> LslSource:
+        """A source that has been entered, as far as reading goes."""
+        seen = Sighting("tank", "EEG", "tank", SFREQ, 3, "float32", "", "", 0.0)
+        columns = [Column(i, name, "eeg", "uV", ()) for i, name in enumerate(CH_NAMES)]
+        source = source_of("tank")
+        source._entered = _Stream(self, seen, columns, eeg_info("tank"), TimeBase(SFREQ))
+        return source
+
+
+def test_sample_taken_before_a_loss_is_still_good() -> None:
+    """A stream that is lost between the first sample of a pull and the rest yields that one; the next pull says so."""
+    tank = Reservoir()
+    tank.lost = True
+    stream = tank.source()._stream
+    pulled = stream.pull(0.1, 0.0)
+    assert pulled is not None
+    assert pulled.data.shape == (1, 3)
+    with pytest.raises(RuntimeError):
+        stream.pull(0.0, 0.0)
+
+
+def test_nothing_grows_with_the_samples_read() -> None:
+    """Ten minutes of pulling, conversion and counting leave no more behind than the first half minute did."""
+    source = Reservoir().source()
+    held = []
+    tracemalloc.start()
+    for n_pulls in (100, 2300):
+        for _ in range(n_pulls):
+            pulled = source._stream.pull(0.0, 0.0)
+            assert pulled is not None
+            for _chunk in source._chunks(pulled):
+                pass
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[1] - held[0] < 20_000
 
 
 async def test_samples_the_node_was_too_slow_for_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,83 +448,22 @@ async def test_samples_the_node_was_too_slow_for_are_counted(monkeypatch: pytest
     np.testing.assert_array_equal(np.concatenate([c.data for c in chunks]), ramp(5)[3:])
 
 
-async def test_no_stream_says_what_was_looked_for_and_what_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a match the log, while waiting, and then `StreamLost` name the condition and the streams in sight."""
-    caplog.set_level(logging.INFO)
-    query = LslQuery(name='Bob\'s "cap"', predicate="channel_count=99")
-    said = r"within 1\.2 s .*in sight: name='bystander'.*start the source"
-    with EegOutlet(eeg_info("bystander")), pytest.raises(StreamLost, match=said) as lost:
-        await LslSource(query, timeout_s=1.2, metrics=Metrics()).__aenter__()
-    assert query.xpath in str(lost.value)
-    assert f"looking for an LSL stream with {query.xpath} (in sight: name='bystander'" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["plain", "O'Brien", 'a "cap"', "O'Brien's \"cap\""])
-async def test_any_name_can_be_asked_for(name: str) -> None:
-    """Quotes in names neither break the query nor widen it."""
-    with EegOutlet(eeg_info(name)), EegOutlet(eeg_info("another")):
-        (found,) = pylsl.resolve_bypred(LslQuery(name=name, stype="EEG", source_id="device-1").xpath, 1, 5.0)
-        assert found.name() == name
-
-
-async def test_two_streams_are_refused() -> None:
-    """Where two sources match, `ConfigError` names both and the keys that tell them apart."""
-    query = LslQuery(stype="EEG", predicate="starts-with(name,'twin')")
-    refused = pytest.raises(ConfigError, match=r"'twin-a'.*'twin-b'.*adding source_id or name")
-    with EegOutlet(eeg_info("twin-a", "left")), EegOutlet(eeg_info("twin-b", "right")), refused:
-        await LslSource(query, timeout_s=5.0, metrics=Metrics()).__aenter__()
-
-
-async def test_streams_of_one_device_are_not_confused() -> None:
-    """Two streams that share a device's source id but not their name are two, and refused."""
-    query = LslQuery(source_id="serial-7")
-    refused = pytest.raises(ConfigError, match=r"'accel'.*'cap'.*adding name to")
-    with EegOutlet(eeg_info("cap", "serial-7")), EegOutlet(eeg_info("accel", "serial-7")), refused:
-        await LslSource(query, timeout_s=5.0, metrics=Metrics()).__aenter__()
-
-
-async def test_newest_start_of_one_source_wins() -> None:
-    """Of two streams with the same source id, as a restart leaves them, the one created last is read."""
-    with EegOutlet(eeg_info("restart")), EegOutlet(eeg_info("restart")):
-        newest = max(pylsl.resolve_byprop("name", "restart", 2, 5.0), key=lambda info: float(info.created_at()))
-        async with source_of("restart") as source:
-            assert source.info.uid == newest.uid()
-
-
 @pytest.mark.parametrize(
-    ("sfreq", "fmt", "kind", "complaint"),
+    ("fault", "complaint"),
     [
-        (0.0, pylsl.cf_float32, "EEG", "no regular sampling rate"),
-        (SFREQ, pylsl.cf_string, "EEG", "sends string values"),
-        (SFREQ, pylsl.cf_float32, "ECG", "no channel of type EEG"),
+        ({"sfreq": 0.0}, "no regular sampling rate"),
+        ({"sfreq": 0.001}, r"claims 0\.001 samples a second, which no EEG has: correct the sender"),
+        ({"sfreq": 1e6}, r"claims 1e\+06 samples a second"),
+        ({"fmt": pylsl.cf_string}, "sends string values: choose a stream of numbers"),
+        ({"channels": [{"label": "Fp1", "type": "ECG"}]}, "no channel of type EEG"),
+        ({"channels": [{"label": "Fp1"}, {"label": "FP1-REF"}]}, r"more than one channel is Fp1 .* rename or drop"),
     ],
 )
-async def test_unusable_stream_is_refused(sfreq: float, fmt: int, kind: str, complaint: str) -> None:
+async def test_unusable_stream_is_refused(fault: dict[str, Any], complaint: str) -> None:
     """A stream that cannot be EEG samples is a `ContractError` that says why."""
-    outlet = raw_outlet("unusable", [{"label": "Fp1", "type": kind}], sfreq=sfreq, fmt=fmt)
+    outlet = raw_outlet("unusable", **{"channels": [{"label": "Fp1"}], **fault})
     with outlet, pytest.raises(ContractError, match=complaint):
         await source_of("unusable").__aenter__()
-
-
-async def test_waiting_can_be_cancelled_at_once() -> None:
-    """Cancelling a source that waits for its stream takes less than half a second."""
-    began = time.monotonic()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await LslSource(LslQuery(name="nobody"), timeout_s=None, metrics=Metrics()).__aenter__()
-    assert time.monotonic() - began < 0.8
-
-
-async def test_stream_that_comes_later_is_found() -> None:
-    """A source without a time limit waits until its stream appears."""
-    source = LslSource(LslQuery(name="later"), timeout_s=None, metrics=Metrics())
-    entering = asyncio.create_task(source.__aenter__())
-    await asyncio.sleep(0)
-    with EegOutlet(eeg_info("later")):
-        async with asyncio.timeout(10):
-            await entering
-        await source.__aexit__()
-        assert source.info.name == "later"
 
 
 def test_reader_outlives_a_closed_loop() -> None:
@@ -423,21 +474,23 @@ def test_reader_outlives_a_closed_loop() -> None:
         assert outlet.wait_for_consumers(5.0)
         loop.close()
         outlet.push(ramp(10), 7.0)
-    reader = source._threads[0]
-    reader.join(5.0)  # the closed outlet ends it, after the samples
-    assert not reader.is_alive()
+    assert source._tap.left.wait(5.0)  # the closed outlet ends it, after the samples
     source._stop.set()
 
 
-async def test_foreign_clock_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """A source that stamps with Unix time instead of LSL time is warned of, once."""
-    with EegOutlet(eeg_info("unix")) as outlet:
-        async with source_of("unix") as source:
+@pytest.mark.parametrize("stamps", ["of the time of day", "of zero"])
+async def test_foreign_clock_is_reported(stamps: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Stamps of another clock, or none at all, are warned of, once, and the samples timed by when they arrive."""
+    name = f"stamps {stamps}"
+    with raw_outlet(name, [{"label": "Cz", "unit": "uV"}]) as outlet:
+        async with source_of(name) as source:
             assert outlet.wait_for_consumers(5.0)
-            outlet.push(ramp(10), pylsl.local_clock() + 1.7e9)
-            await collect(source, 10)
-            outlet.push(ramp(10), pylsl.local_clock() + 1.7e9)
-            await collect(source, 10)
+            for _ in range(2):
+                now = pylsl.local_clock()
+                ramp_s = now + UNIX_OFFSET_S - np.arange(9, -1, -1) / SFREQ
+                outlet.push_chunk(ramp(10, 1), [ZERO_STAMP] * 10 if stamps == "of zero" else ramp_s.tolist())
+                chunks = await collect(source, 10)
+                assert chunks[-1].t_last == pytest.approx(chunks[-1].t_arrived, abs=0.1)
     assert caplog.text.count("does not stamp with the LSL clock") == 1
 
 
