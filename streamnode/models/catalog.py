@@ -190,7 +190,7 @@ def _read(path: Path, name: str, which: Which | None, options: dict[str, Any]) -
     if found == name:
         return reading
     if found in CATALOG:
-        raise WeightsError(f"{path} holds {found}, not {name}: set model.variant: {CATALOG[found].variant}")
+        raise WeightsError(f"{path} holds {found}, not {name}: set model.variant to {CATALOG[found].variant}")
     raise WeightsError(
         f"{path} holds a {family.title} unlike any published one ({reading.config}): give a checkpoint of {name}"
     )
@@ -199,7 +199,9 @@ def _read(path: Path, name: str, which: Which | None, options: dict[str, Any]) -
 def _guess(tensors: State, family: Family) -> str:
     """What a file seems to hold instead of the family that was asked for."""
     seen = recognise(tensors)
-    return "" if seen is None or seen is family else f" (it looks like {seen.title}: set model.kind: {seen.spec.name})"
+    if seen is None or seen is family:
+        return ""
+    return f" (it looks like {seen.title}: set model.kind to {seen.spec.name})"
 
 
 def pull(name: str, *, revision: str = "main", sha256: str | None = None, which: Which | None = None) -> Resolved:

@@ -150,7 +150,8 @@ def build_montage(info: StreamInfo, spec: ModelSpec, **wishes: Unpack[Wishes]) -
 def band(info: StreamInfo, spec: ModelSpec, **wishes: Unpack[Wishes]) -> tuple[float, float]:
     """Lower and upper edge of the band, Hz. Raises `ContractError` if the stream does not have it, or the mains."""
     low, high = wishes.get("l_freq"), wishes.get("h_freq")
-    high = spec.h_freq if high is None else high
+    if high is None:  # where training knew no low-pass, any stream has what there was
+        high = min(spec.h_freq, info.sfreq / 2) if 2 * spec.h_freq >= spec.sfreq else spec.h_freq
     _check_rates(info, spec, high, wishes.get("notch_hz"))
     return spec.l_freq if low is None else low, high
 

@@ -100,7 +100,7 @@ def test_random_weights_come_with_a_warning(caplog: pytest.LogCaptureFixture) ->
 
 def test_another_variant_is_named(base_file: Path) -> None:
     """A file of another size is refused with the variant it holds, as it is to be written."""
-    assert "holds luna-base, not luna-large: set model.variant: base" in refusal("luna-large", base_file)
+    assert "holds luna-base, not luna-large: set model.variant to base" in refusal("luna-large", base_file)
 
 
 def test_an_unpublished_size_is_refused(tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_weights_of_another_family_are_named(tmp_path: Path, small: dict[str, Te
     """A file of another model is refused with the one it looks like, as it is to be written."""
     path = tmp_path / "small.safetensors"
     save_file(small, path)
-    assert "(it looks like EEG-DINO: set model.kind: eegdino)" in refusal("luna-base", path)
+    assert "(it looks like EEG-DINO: set model.kind to eegdino)" in refusal("luna-base", path)
     for name in ("eegdino-small", "eegpt-large", "zuna-v1"):
-        assert "(it looks like LUNA: set model.kind: luna)" in refusal(name, base_file)
+        assert "(it looks like LUNA: set model.kind to luna)" in refusal(name, base_file)
 
 
 def test_weights_are_located_without_a_network(hub: Hub, base: dict[str, Tensor], base_file: Path) -> None:

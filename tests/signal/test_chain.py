@@ -196,3 +196,11 @@ def _normalise(data: FloatArray) -> Float64Array:
     epochs = data[: n_epochs * 1280].reshape(n_epochs, 1280, -1)
     normalised: Float64Array = (epochs - epochs.mean(axis=1, keepdims=True)) / epochs.std(axis=1, keepdims=True)
     return normalised
+
+
+def test_model_without_a_low_pass_takes_any_rate() -> None:
+    """Where training data had no low-pass, a slow stream is used up to its own end."""
+    unlimited = replace(SPEC, h_freq=SPEC.sfreq / 2)
+    assert build_chain(stream(160), unlimited).info.sfreq == SPEC.sfreq
+    with pytest.raises(ContractError, match=r"signal\.h_freq"):
+        build_chain(stream(160), unlimited, h_freq=100.0)
