@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test check bench bench-signal schema clean
+.PHONY: demo test check bench bench-signal bench-ingest schema clean
 
 demo: $(STAMP)
 	@$(BIN)/python tools/demo.py
@@ -23,6 +23,9 @@ bench: $(STAMP)
 
 bench-signal: $(STAMP)
 	$(BIN)/python tools/bench_signal.py
+
+bench-ingest: $(STAMP)
+	$(BIN)/python tools/bench_ingest.py
 
 schema: $(STAMP)
 	$(BIN)/python -c "from streamnode.config import write_schema; write_schema('configs/schema.json')"

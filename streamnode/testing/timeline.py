@@ -280,7 +280,7 @@ def _faults(script: Timeline, rng: np.random.Generator, at_s: float, lasts_s: fl
     return [
         Jitter(at_s, rng.uniform(0.5, 4.0), lasts_s),
         Bursts(at_s, int(rng.integers(5, 20)), lasts_s),
-        Drift(at_s, rng.uniform(-100, 100), lasts_s),  # as much as the worst of quartzes
+        Drift(at_s, rng.uniform(-200, 200), lasts_s),  # twice the worst of quartzes
         Gap(at_s, lasts_s),
         Duplicate(at_s),
         OutOfOrder(at_s),
