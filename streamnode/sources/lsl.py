@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Literal, Self
@@ -28,7 +30,7 @@ from streamnode.metrics import Metrics
 from streamnode.montage import coverage, make_montage
 from streamnode.signal.timebase import TimeBase
 from streamnode.sources.lsl_info import Column, eeg_columns, in_metres, to_microvolts
-from streamnode.sources.lsl_poll import SETTLE_S, Pulled, Readers, Tap, local_clock, tell
+from streamnode.sources.lsl_poll import UNPACK_S, Pulled, Readers, Tap, local_clock, tell
 from streamnode.sources.lsl_resolve import LslQuery, Sighting, resolve, streams_in_sight
 from streamnode.types import Chunk, Float32Array, StreamInfo
 
@@ -49,6 +51,8 @@ _DTYPES = {
     name: np.dtype(name.replace("double", "float"))
     for name in ("float32", "double64", "int64", "int32", "int16", "int8")
 }
+
+_give_way: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0))  # liblsl may want this very core
 
 
 class _Stream:
@@ -71,6 +75,7 @@ class _Stream:
         self.inlet, self.info, self.timebase = inlet, info, timebase
         self._rows = np.empty((_PULL_SAMPLES, seen.n_chans), _DTYPES[seen.format])
         self._stamps = np.empty(_PULL_SAMPLES)
+        self._counts: deque[int] = deque([1], maxlen=4)  # of the latest pulls
         self._rows_at, self._stamps_at = self._rows.ctypes.data, self._stamps.ctypes.data
         picks = np.array([c.index for c in columns], dtype=np.intp)
         self._picks: slice | NDArray[np.intp] = slice(None) if len(picks) == seen.n_chans else picks
@@ -83,14 +88,30 @@ class _Stream:
         if n_times == 0:
             return None
         if wait_s:
-            time.sleep(max(SETTLE_S, not_before - local_clock()))
-            with suppress(RuntimeError):  # the next pull will say it again; this sample is still good
-                n_times += self._take(1, _PULL_SAMPLES - 1, 0.0)
+            n_times = self._with_the_rest(not_before)
         t_arrived = local_clock()
         data = self._rows[:n_times, self._picks]
         if self._scale is not None:
             data = data * self._scale
         return Pulled(data.astype(np.float32), self._stamps[:n_times].copy(), t_arrived)
+
+    def _with_the_rest(self, not_before: float) -> int:
+        """Take what came with the first sample, or soon after it. Returns how many there are with it.
+
+        A sample wakes the reader while liblsl still unpacks the rest of its chunk. To block for that would wake it once
+        more for every sample, and to sleep takes longer than the unpacking: so it looks again at once, until there are
+        as many as usual.
+        """
+        if (pause_s := not_before - local_clock()) > 0:
+            time.sleep(pause_s)
+        n_times, usual, give_up = 1, max(self._counts), local_clock() + UNPACK_S
+        with suppress(RuntimeError):  # the next pull will say it again; what has come is still good
+            n_times += self._take(1, _PULL_SAMPLES - 1, 0.0)
+            while n_times < usual and local_clock() < give_up:
+                _give_way()
+                n_times += self._take(n_times, _PULL_SAMPLES - n_times, 0.0)
+        self._counts.append(n_times)
+        return n_times
 
     def _take(self, row: int, at_most: int, wait_s: float) -> int:
         """Have liblsl write samples from a row on. Returns how many."""

@@ -26,7 +26,7 @@ from streamnode.types import Clock, Float32Array, Float64Array
 log = logging.getLogger(__name__)
 local_clock: Clock = pylsl.local_clock
 
-SETTLE_S = 2e-5  # some 70 µs in truth: a sample wakes the reader while liblsl still unpacks the rest of its chunk
+UNPACK_S = 2e-4  # within which liblsl has unpacked a chunk whose first sample it has shown
 _THREADS = 8
 _WAIT_S = 0.05  # a blocked pull cannot be woken: so long may closing take
 # Least time between two pulls. At 1 kHz it holds back senders of up to 6 samples, which would wake us up to a thousand
