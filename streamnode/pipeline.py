@@ -226,13 +226,13 @@ class Pipeline:
     async def _session_for(self, info: StreamInfo) -> Session:
         """The present session if the stream has not changed, else a new one, announced to all sinks."""
         session = self.status.session
-        if session is None or (session.info.sfreq, session.info.montage) != (info.sfreq, info.montage):
-            if session is not None and not self._rebuild:
-                raise ContractError(
-                    f"stream {info.name} came back with another rate or other channels, which source.on_change "
-                    "rejects: restore the device, or set it to rebuild"
-                )
-            if session is not None:
+        if session is None or _changed(session.info, info) or _mains_found(session.info, info):
+            if session is not None and _changed(session.info, info):
+                if not self._rebuild:
+                    raise ContractError(
+                        f"stream {info.name} came back with another rate or other channels, which source.on_change "
+                        "rejects: restore the device, or set it to rebuild"
+                    )
                 log.warning("stream %s came back with another rate or other channels: rebuilding", info.name)
             session = self.status.session = await self._open_session(info, self.status.epochs)
             self._opened.set()
@@ -345,6 +345,15 @@ async def _back_off(lost: StreamLost, losses: int) -> int:
     log.warning("%s; trying to get it back", lost)
     await asyncio.sleep(_RETRY_S[min(losses, len(_RETRY_S) - 1)])
     return losses + 1
+
+
+def _changed(before: StreamInfo, now: StreamInfo) -> bool:
+    return (before.sfreq, before.montage) != (now.sfreq, now.montage)
+
+
+def _mains_found(before: StreamInfo, now: StreamInfo) -> bool:
+    """Whether the mains are known now of a stream that at first was not there long enough to tell."""
+    return before.mains_hz is None and now.mains_hz is not None
 
 
 def _words(meta: OutputMeta) -> str:

@@ -240,6 +240,16 @@ async def test_changed_stream_can_be_rejected(rig: Callable[..., Rig]) -> None:
     assert caught.group_contains(ContractError, match="on_change")
 
 
+async def test_mains_that_are_known_only_when_the_stream_is_back_are_taken_up(rig: Callable[..., Rig]) -> None:
+    """A stream lost before its mains were known gets them once it is back, whatever `on_change` says; it keeps them."""
+    heard = replace(INFO, mains_hz=50.0)
+    lives = life(2, lost=True), life(2, run=1, info=heard, lost=True), life(2, run=2)
+    it = rig(*lives, on_change="reject")
+    await it.pipeline.run()
+    assert [meta.stream.mains_hz for meta in it.sink.metas] == [None, 50.0]
+    assert [output.seq for output in it.sink.outputs] == list(range(6))
+
+
 def flat(n_epochs: int) -> Scripted:
     """A life in which C3 is dead."""
     source = life(n_epochs)

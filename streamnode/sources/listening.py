@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Self
 
+from streamnode.errors import StreamLost
 from streamnode.signal.mains import MainsListener
 from streamnode.types import Chunk, Source, StreamInfo
 
@@ -16,15 +17,18 @@ log = logging.getLogger(__name__)
 class ListeningSource:
     """Another source, whose `info` tells the mains frequency; what was heard meanwhile comes first, so none is lost.
 
+    A loss while listening is raised where any other is: after all chunks that came before it.
+
     Args:
         source: not yet open.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._lost: StreamLost | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the source and listen to its first 4 s. Raises what the source raises."""
+        """Open the source and listen to its first 4 s. Raises what opening it raises."""
         await self._source.__aenter__()
         try:
             self._chunks = aiter(self._source)
@@ -32,6 +36,8 @@ class ListeningSource:
             async for chunk in self._chunks:
                 if self._listener(chunk):
                     break
+        except StreamLost as lost:
+            self._lost = lost
         except BaseException as error:
             await self._source.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -48,5 +54,7 @@ class ListeningSource:
         """All chunks in order, those that were listened to included."""
         for chunk in self._listener.heard:
             yield replace(chunk, info=self.info)
+        if self._lost is not None:
+            raise self._lost
         async for chunk in self._chunks:
             yield replace(chunk, info=self.info)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from streamnode.errors import StreamLost
+from streamnode.errors import ContractError, StreamLost
 from streamnode.sources.listening import ListeningSource
 from streamnode.sources.synthetic import SyntheticEeg, SyntheticSource
 from streamnode.types import Source
@@ -37,10 +37,22 @@ async def test_source_that_ends_meanwhile_is_still_read() -> None:
         assert sum([chunk.n_times async for chunk in source]) == 500
 
 
-async def test_loss_while_listening_closes_the_source() -> None:
-    """What breaks while listening is raised, with the source closed."""
+async def test_loss_while_listening_is_raised_after_what_was_heard() -> None:
+    """A stream that goes away before its mains are known was there: its samples are read, then the loss is raised."""
     broken = Scripted(stream("broken", "C3"), 50, StreamLost("the script says so"))
-    with pytest.raises(StreamLost, match="the script says so"):
+    async with ListeningSource(broken) as source:
+        assert source.info.mains_hz is None
+        chunks = aiter(source)
+        assert [(await anext(chunks)).start for _ in range(5)] == [0, 10, 20, 30, 40]
+        with pytest.raises(StreamLost, match="the script says so"):
+            await anext(chunks)
+    assert broken.closed
+
+
+async def test_fault_while_listening_closes_the_source() -> None:
+    """Anything but a loss is raised at once, with the source closed."""
+    broken = Scripted(stream("broken", "C3"), 50, ContractError("the script says so"))
+    with pytest.raises(ContractError, match="the script says so"):
         async with ListeningSource(broken):
             pytest.fail("half a second was enough")
     assert broken.closed
