@@ -51,6 +51,7 @@ def models(
     if as_json:
         typer.echo(json.dumps(rows, default=str))
     else:
+        rows = [row | {"n_params": f"{row['n_params'] / 1e6:.1f} M"} for row in rows]
         show_table(list(rows[0]), [list(row.values()) for row in rows])
 
 

@@ -12,11 +12,24 @@ from rich.table import Table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+_SHORT = 16  # cells that are never broken
+
+
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; None is a dash, numbers have their thousands apart."""
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    cells = [[_cell(value) for value in row] for row in rows]
+    for i, name in enumerate(columns):
+        column = [name, *(row[i] for row in cells)]
+        table.add_column(
+            name,
+            no_wrap=max(map(len, column)) <= _SHORT,
+            min_width=min(max(map(len, " ".join(column).split())), _SHORT),
+            justify="right" if all(isinstance(row[i], int | float) for row in rows) else "left",
+            overflow="fold",
+        )
+    for row in cells:
+        table.add_row(*row)
     Console().print(table)
 
 
@@ -28,4 +41,6 @@ def _cell(value: object) -> str:
             return ", ".join(map(str, value))
         case int():
             return f"{value:,}"
+        case float():
+            return f"{value:g}"
     return str(value)
