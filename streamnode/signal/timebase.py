@@ -188,7 +188,7 @@ class TimeBase:
 
     def _without_holes(self, stamps: Float64Array, t_arrived: float) -> tuple[Float64Array, bool]:
         """The stamps with what is none replaced: from the others, or else from arrival; and whether there was any."""
-        if _TICK_S < stamps.min() and stamps.max() < math.inf:  # which NaN is not
+        if stamps.min() > _TICK_S and stamps.max() < math.inf:  # which NaN is not
             return stamps, True
         good = np.isfinite(stamps) & (np.abs(stamps) > _TICK_S)  # liblsl takes a stamp of exactly zero for "now"
         if good.all():
