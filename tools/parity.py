@@ -296,6 +296,9 @@ class LunaPair(Pair):
             binding = network.bind(make_montage(TUEG22), {head})
             z, _, _ = network.prepare(x_uv)
             results = network(z, binding, {head, "attention"})
+        for name in ("patch_embed", "freq_embed"):  # ours go patch by patch, theirs channel by channel
+            by_patch = heard[name].reshape(BATCH, -1, len(TUEG22), self.config.embed_dim)
+            heard[name] = by_patch.transpose(1, 2).flatten(1, 2)
         return self._parts(heard, results[head], results["attention"])
 
     def their_parts(self, network: Any, x_uv: Tensor) -> Parts:

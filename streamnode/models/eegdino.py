@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.models.attention import attend
 from streamnode.models.state import count, draw, refuse_contradictions, shapes_of, spread
 from streamnode.types import ModelSpec, Montage, OutputName
 
@@ -280,7 +281,7 @@ class Attention(nn.Module):
         width = x.shape[-1]
         queries = F.linear(x[:, :n_rows], self.qkv.weight[:width], bias[:width])
         keys, values = F.linear(x, self.qkv.weight[width:], bias[width:]).chunk(2, -1)
-        heads = F.scaled_dot_product_attention(self.split(queries), self.split(keys), self.split(values))
+        heads = attend(self.split(queries), self.split(keys), self.split(values))
         return cast("Tensor", self.proj(heads.transpose(1, 2).flatten(2)))
 
     def split(self, x: Tensor) -> Tensor:

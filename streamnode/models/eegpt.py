@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.models.attention import attend
 from streamnode.models.state import count, draw, refuse_contradictions, shapes_of, without_wrappers
 from streamnode.types import ModelSpec, Montage, OutputName
 
@@ -243,7 +244,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor, constant: Tensor) -> Tensor:
         """`(n, C, patch)` to `(n, C, D)`; the constant has the bias."""
-        return F.linear(patches, self.proj.weight.flatten(1)) + constant
+        rows = patches.flatten(0, 1)  # in a block of their own: patches overlap where they are cut from
+        return F.linear(rows, self.proj.weight.flatten(1)).reshape(*patches.shape[:2], -1) + constant
 
 
 class Attention(nn.Module):
@@ -261,7 +263,7 @@ class Attention(nn.Module):
         weight, bias = self.qkv.weight, self.qkv.bias
         queries = F.linear(x[:, -n_out:], weight[:width], bias[:width])
         keys, values = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-        heads = F.scaled_dot_product_attention(self._split(queries), self._split(keys), self._split(values))
+        heads = attend(self._split(queries), self._split(keys), self._split(values))
         return cast("Tensor", self.proj(heads.transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast, get_args
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.models.attention import attend
 from streamnode.models.state import count, draw, plain, refuse_contradictions, shapes_of, spread, without_wrappers
 from streamnode.types import ModelSpec, Montage, OutputName
 
@@ -187,7 +189,10 @@ class Mlp(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """What a patch looks like in time: three convolutions, normalised over all patches of all channels at once."""
+    """What a patch looks like in time: three convolutions, normalised over all patches of all channels at once.
+
+    A patch has four positions only, so each convolution is run as the matrix that it is, position by position.
+    """
 
     def __init__(self, embed_dim: int, patch: int) -> None:
         super().__init__()
@@ -202,10 +207,27 @@ class PatchEmbed(nn.Module):
             layers += [convolution, nn.GroupNorm(4, maps), nn.GELU()]
         self.proj_in = nn.Sequential(*layers)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """`(B, C, T)` to `(B, C * S, D)`; features are ordered position by map, as the weights expect."""
-        rows = z.reshape(len(z), 1, -1, self.patch)
-        return cast("Tensor", self.proj_in(rows)).permute(0, 2, 3, 1).flatten(2)
+    def bind(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weight and bias of each convolution as a linear layer."""
+        convolutions = [layer for layer in self.proj_in if isinstance(layer, nn.Conv2d)]
+        return tuple(as_linear(layer, n) for layer, n in zip(convolutions, (self.patch, 4, 4), strict=True))
+
+    def forward(self, rows: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Patches `(B, R, patch)` to `(B, R, D)`; features are ordered position by map, as the weights expect."""
+        norms = [layer for layer in self.proj_in if isinstance(layer, nn.GroupNorm)]
+        for (weight, bias), norm in zip(layers, norms, strict=True):
+            maps = F.linear(rows, weight, bias).reshape(*rows.shape[:2], 4, -1).permute(0, 3, 1, 2)
+            # Map after map in memory, where the norm's sums are the most exact.
+            rows = F.gelu(norm(maps.contiguous())).permute(0, 2, 3, 1).flatten(2)
+        return rows
+
+
+def as_linear(convolution: nn.Conv2d, n: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the linear layer that a convolution is on rows of n positions; features go position by map."""
+    weight, bias = convolution.weight, cast("Tensor", convolution.bias)
+    units = torch.eye(n * weight.shape[1], dtype=weight.dtype, device=weight.device).reshape(-1, 1, n, weight.shape[1])
+    maps = F.conv2d(units.permute(0, 3, 1, 2), weight, None, convolution.stride, convolution.padding)
+    return maps.permute(3, 1, 2, 0).flatten(0, 2), bias.repeat(maps.shape[-1])
 
 
 class FrequencyEmbed(nn.Module):
@@ -213,15 +235,15 @@ class FrequencyEmbed(nn.Module):
 
     def __init__(self, embed_dim: int, patch: int) -> None:
         super().__init__()
-        self.patch = patch
         self.frequency_to_embed = Mlp(patch + 2, 4 * (patch + 2), embed_dim, norm=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """`(B, C, T)` float32 or float64 to `(B, C * S, D)`."""
-        spectrum = torch.fft.rfft(z.reshape(len(z), -1, self.patch))
+    def forward(self, rows: Tensor) -> Tensor:
+        """Patches `(B, R, patch)` in float32 or float64 to `(B, R, D)`."""
+        spectrum = torch.fft.rfft(rows)
+        real = spectrum.real.contiguous()  # not between the imaginary parts, where atan2 would take one at a time
         # Exact zeros at DC and Nyquist: rounding there, which differs between FFTs, would flip a phase of pi to -pi.
         imag = F.pad(spectrum.imag[..., 1:-1], (1, 1))
-        features = torch.cat((spectrum.abs(), torch.atan2(imag, spectrum.real)), dim=-1)
+        features = torch.cat((torch.hypot(real, imag), torch.atan2(imag, real)), dim=-1)
         return cast("Tensor", self.frequency_to_embed(features))
 
 
@@ -265,7 +287,7 @@ class Attention(nn.Module):
     def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Let projected queries `(H, n, width / H)` read a memory `(N, m, width)`: `(N, n, width)`."""
         keys, values = self.project(memory, "kv")
-        return self.merge(F.scaled_dot_product_attention(queries.expand(len(memory), -1, -1, -1), keys, values))
+        return self.merge(attend(queries.expand(len(memory), -1, -1, -1), keys, values))
 
     def forward(self, x: Tensor) -> Tensor:
         """Self-attention over `(..., n, width)`."""
@@ -294,6 +316,21 @@ class QueryLayer(nn.Module):
         return x + cast("Tensor", self.linear2(F.gelu(self.linear1(self.norm2(x)))))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UnifierBinding:
+    """How the queries of the unifier read channels: constants of the weights.
+
+    Attributes:
+        scorers: `(Q * H, D)` what each head of each query looks for in a normalised token.
+        weight: `(D, H * D)` what becomes of what the heads picked.
+        bias: `(D,)` what a query reads in any case.
+    """
+
+    scorers: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
 class ChannelUnifier(nn.Module):
     """Learned queries read the channels of a patch, however many: the step that makes LUNA indifferent to montages."""
 
@@ -310,22 +347,35 @@ class ChannelUnifier(nn.Module):
         layers = nn.Sequential(*(QueryLayer(width, config.n_heads) for _ in range(3)))
         self.query_self_attn = nn.ModuleDict({"layers": layers})
 
-    def queries(self) -> Tensor:
-        """The queries as the attention wants them, `(H, Q, D / H)`: a constant of the weights."""
-        (queries,) = self.cross_attention.project(self.queries_norm(self.query_embed[0]), "q")
-        return cast("Tensor", queries / queries.shape[-1] ** 0.5)
+    def bind(self) -> UnifierBinding:
+        """The attention with its projections and the affine norms before it folded into three tensors.
 
-    def forward(self, tokens: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """`(N, C, D)` to unified tokens `(N, Q, D)`, and how much each query took from each channel `(N, Q, C)`."""
-        (keys,) = self.cross_attention.project(self.keys_norm(tokens), "k")
-        (values,) = self.cross_attention.project(self.values_norm(tokens), "v")
-        scores = (queries @ keys.mT).softmax(-1)
-        x = self.cross_attention.merge(scores @ values)
-        return self.query_self_attn["layers"](self.ffn(x) + x), scores.mean(-3)
+        Queries are constant, so scores come straight of the normalised tokens; what all channels share drops out of the
+        softmax. Values are picked first and projected afterwards, shares adding up to 1.
+        """
+        exact = deepcopy(self).double()  # rounded once: an error in here would be the same in every token
+        attention = exact.cross_attention
+        (queries,) = attention.project(exact.queries_norm(exact.query_embed[0]), "q")
+        _, to_keys, to_values = attention.in_proj_weight.reshape(3, attention.n_heads, -1, attention.width)
+        scorers = queries / queries.shape[-1] ** 0.5 @ to_keys * exact.keys_norm.weight
+        merge = attention.out_proj.weight.reshape(attention.width, attention.n_heads, -1).transpose(0, 1)
+        weight = merge @ to_values * exact.values_norm.weight
+        (shared,) = attention.project(exact.values_norm.bias[None], "v")
+        folded = (scorers.transpose(0, 1).flatten(0, 1), weight.transpose(0, 1).flatten(1), attention.merge(shared)[0])
+        return UnifierBinding(*(tensor.to(self.query_embed) for tensor in folded))
+
+    def forward(self, tokens: Tensor, binding: UnifierBinding) -> tuple[Tensor, Tensor]:
+        """`(N, C, D)` to unified tokens `(N, Q, D)`, and how much each head of each query took `(N, Q, H, C)`."""
+        tokens = F.layer_norm(tokens, tokens.shape[-1:])
+        scores = F.linear(tokens, binding.scorers).mT.softmax(-1)
+        n, n_queries = len(tokens), self.query_embed.shape[1]
+        x = F.linear(torch.bmm(scores, tokens).reshape(n, n_queries, -1), binding.weight, binding.bias)
+        scores = scores.reshape(n, n_queries, self.cross_attention.n_heads, -1)
+        return self.query_self_attn["layers"](self.ffn(x) + x), scores
 
 
 class RotaryFrequencies(nn.Module):
-    """Rotary position embedding over interleaved pairs. The frequencies come with the weights but never train."""
+    """Frequencies of a rotary position embedding over interleaved pairs: they come with the weights but never train."""
 
     freqs: Tensor
 
@@ -333,12 +383,19 @@ class RotaryFrequencies(nn.Module):
         super().__init__()
         self.register_buffer("freqs", 1.0 / 10000.0 ** (torch.arange(0, head, 2).float() / head))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Rotate `(..., n, head)` by the positions 0...n-1."""
-        angles = torch.arange(x.shape[-2], device=x.device)[:, None] * self.freqs
-        cos, sin = angles.cos(), angles.sin()
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+
+def turns(freqs: Tensor, n: int) -> Tensor:
+    """Cosines, and sines with the sign of each partner, for positions 0...n-1: `(L, head / 2)` to `(L, 2, n, head)`."""
+    angles = torch.arange(n, device=freqs.device)[:, None] * freqs[:, None]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1)), dim=1).flatten(-2)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate the pairs of `(..., n, head)` by a `(2, n, head)` of `turns`."""
+    cos, sin = turn
+    partners = x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, partners, sin).to(x.dtype)
 
 
 class RotaryAttention(nn.Module):
@@ -351,11 +408,11 @@ class RotaryAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         """`(B, S, E)` to the same."""
         qkv = split_heads(self.qkv_proj(x), 3, self.n_heads)
-        queries, keys = self.rotary_emb(qkv[:2])
-        heads = F.scaled_dot_product_attention(queries, keys, qkv[2])
+        queries, keys = rotate(qkv[:2], turn)
+        heads = attend(queries, keys, qkv[2])
         return cast("Tensor", self.proj(heads.transpose(1, 2).flatten(2)))
 
 
@@ -370,9 +427,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, config.mlp_ratio * width, width, norm=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, S, E)` to the same."""
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        """`(B, S, E)` to the same; the turn is that of the positions, from `turns`."""
+        x = x + self.attn(self.norm1(x), turn)
         return x + cast("Tensor", self.mlp(self.norm2(x)))
 
 
@@ -446,13 +503,17 @@ class LunaBinding:
 
     Attributes:
         location: `(C, D)` where each channel sits.
-        queries: `(H, Q, D / H)` what the unifier asks of the channels.
+        patch_layers: weight and bias of the linear layers that the convolutions are.
+        unifier: how its queries read the channels.
+        freqs: `(L, E / heads / 2)` of the rotary embedding of each layer.
         channels: `(C, D)` what the decoder starts from; None when no reconstruction is wanted.
         channel_queries: `(H, C, D / H)` what the decoder asks of the unified tokens; likewise.
     """
 
     location: Tensor
-    queries: Tensor
+    patch_layers: tuple[tuple[Tensor, Tensor], ...]
+    unifier: UnifierBinding
+    freqs: Tensor
     channels: Tensor | None = None
     channel_queries: Tensor | None = None
 
@@ -518,14 +579,16 @@ class LUNA(nn.Module):
             raise ContractError(f"LUNA must know where {', '.join(lost)} sits: give positions, or drop the channels")
         # The waves are made on the CPU, so that every device starts from the same bits.
         location = self.channel_location_embedder(encode_locations(ch_pos, self.config.embed_dim).to(self.mask_token))
-        queries = self.cross_attn.queries()
+        freqs = torch.stack([cast("Block", block).attn.rotary_emb.freqs for block in self.blocks])
+        binding = LunaBinding(location, self.patch_embed.bind(), self.cross_attn.bind(), freqs)
         if "reconstruction" not in outputs:
-            return LunaBinding(location, queries)
+            return binding
         channels = location
         if vocabulary != "none":
             rows = torch.tensor(vocabulary_rows(montage.ch_names, vocabulary), device=location.device)
             channels = location + self.channel_emb["embeddings"](rows)
-        return LunaBinding(location, queries, *self.decoder_head.layer.bind(channels))
+        channels, queries = self.decoder_head.layer.bind(channels)
+        return replace(binding, channels=channels, channel_queries=queries)
 
     def encode(self, x_uv: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> dict[OutputName, Tensor]:
         """`forward` on `(B, C, T)` microvolts; the reconstruction comes back in microvolts."""
@@ -544,8 +607,12 @@ class LUNA(nn.Module):
     @staticmethod
     def prepare(x_uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scale each channel of each epoch: `(B, C, T)` microvolts to z-scores; also mean and std, `(B, C, 1)`."""
-        std, mean = torch.std_mean(x_uv, dim=-1, keepdim=True)
-        return (x_uv - mean) / (std + 1e-8), mean, std
+        first = x_uv[..., :1]
+        x = x_uv - first  # so that a flat channel is zero, whatever its offset
+        mean = x.mean(-1, keepdim=True)
+        x = x - mean
+        std = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / (x.shape[-1] - 1) ** 0.5
+        return x / (std + 1e-8), mean + first, std
 
     def forward(self, z: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> dict[OutputName, Tensor]:
         """Run the network as far as `outputs` need it.
@@ -565,10 +632,10 @@ class LUNA(nn.Module):
         """
         self._refuse_misfit(z, binding, outputs)
         by_patch = (len(z), z.shape[-1] // self.config.patch)
-        unified, scores = self.cross_attn(self.tokenize(z, binding), binding.queries)
+        unified, scores = self.cross_attn(self.tokenize(z, binding), binding.unifier)
         x = unified.unflatten(0, by_patch).flatten(2)
-        for block in self.blocks:
-            x = block(x)
+        for block, turn in zip(self.blocks, turns(binding.freqs, by_patch[1]), strict=True):
+            x = block(x, turn)
         tokens = self.norm(x)
         results: dict[OutputName, Tensor] = {}
         if "embedding" in outputs:
@@ -582,13 +649,14 @@ class LUNA(nn.Module):
             patches = self.decoder_head(binding.channels, binding.channel_queries, memory)
             results["reconstruction"] = patches.unflatten(0, by_patch).transpose(1, 2).flatten(2)
         if "attention" in outputs:
-            results["attention"] = scores.unflatten(0, by_patch)
+            results["attention"] = scores.mean(2).unflatten(0, by_patch)
         return results
 
     def tokenize(self, z: Tensor, binding: LunaBinding) -> Tensor:
         """One token per channel and patch: `(B, C, T)` to `(B * S, C, D)`, epoch by epoch."""
-        tokens = self.patch_embed(z) + self.freq_embed(z)
-        return cast("Tensor", tokens.unflatten(1, (z.shape[1], -1)).transpose(1, 2).flatten(0, 1) + binding.location)
+        rows = z.reshape(*z.shape[:2], -1, self.config.patch).transpose(1, 2).flatten(1, 2)
+        tokens = self.patch_embed(rows, binding.patch_layers) + self.freq_embed(rows)
+        return cast("Tensor", tokens.reshape(-1, *binding.location.shape) + binding.location)
 
     def _refuse_misfit(self, z: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> None:
         n_chans, n_times, patch = len(binding.location), z.shape[-1], self.config.patch

@@ -286,6 +286,52 @@ def test_bfloat16_stays_close_to_float32() -> None:
         assert error < limit * exact[name].square().mean().sqrt(), name
 
 
+def test_convolutions_are_the_matrices_they_are_run_as() -> None:
+    """Each of the three, on patches of hashed numbers, yields what its matrix does, position by position."""
+    embed = network("tiny").patch_embed
+    convolutions = [layer for layer in embed.proj_in if isinstance(layer, torch.nn.Conv2d)]
+    for convolution, (weight, bias) in zip(convolutions, embed.bind(), strict=True):
+        n_maps = convolution.in_channels
+        rows = torch.from_numpy(hashed("rows", 7 * weight.shape[1])).float().reshape(7, 1, -1, n_maps)
+        expected = convolution(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1)
+        torch.testing.assert_close(rows.flatten(1) @ weight.T + bias, expected, rtol=0, atol=1e-6)
+
+
+def test_what_is_folded_into_the_unifier_is_the_attention_of_the_paper() -> None:
+    """Its queries read normalised keys and values as torch's own multi-head attention does, scores and all."""
+    unifier = LUNA(TINY).double().cross_attn
+    unifier.load_state_dict(network("tiny").cross_attn.state_dict())
+    ours, theirs = unifier.cross_attention, torch.nn.MultiheadAttention(32, 2, batch_first=True).double()
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.from_numpy(hashed("tokens", 3 * 5 * 32)).reshape(3, 5, 32)
+    queries = unifier.queries_norm(unifier.query_embed).expand(3, -1, -1)
+    with torch.no_grad():
+        read, attention = theirs(queries, unifier.keys_norm(tokens), unifier.values_norm(tokens))
+        expected = unifier.query_self_attn["layers"](unifier.ffn(read) + read)
+        found, scores = unifier(tokens, unifier.bind())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scores.mean(2), attention, rtol=0, atol=1e-14)
+
+
+def test_positions_turn_pairs_as_complex_numbers() -> None:
+    """Each pair of numbers is turned by its frequency times its position, in the layer's own frequencies."""
+    freqs = torch.tensor([[1.0, 0.1], [0.5, 0.3]], dtype=torch.float64)
+    x = torch.from_numpy(hashed("pairs", 2 * 3 * 4)).reshape(2, 3, 4)
+    for layer, turn in enumerate(luna.turns(freqs, 3)):
+        spin = torch.polar(torch.ones(3, 2).double(), torch.arange(3)[:, None] * freqs[layer])
+        expected = torch.view_as_real(torch.view_as_complex(x.reshape(2, 3, 2, 2)) * spin).flatten(-2)
+        torch.testing.assert_close(luna.rotate(x, turn), expected, rtol=0, atol=1e-15)
+
+
+def test_a_flat_channel_is_zero_whatever_its_offset() -> None:
+    """Rounding of the mean does not blow up a channel without a signal; its mean is the offset."""
+    x = torch.full((1, 1, 1279), 187_500.3)
+    z, mean, std = LUNA.prepare(x)
+    assert (z == 0).all()
+    assert (mean == x[..., :1]).all()
+    assert std == 0
+
+
 @pytest.mark.parametrize("flat", [[2], [0, 1, 2, 3, 4]])
 def test_flat_channels_give_finite_numbers(flat: list[int]) -> None:
     """A dead electrode, or a dead cap, at any offset yields finite outputs."""
