@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
+from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
+import torch
 from huggingface_hub import (
     HfFileMetadata,
     constants,
@@ -33,7 +37,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from streamnode.errors import ConfigError, WeightsError
@@ -45,6 +48,23 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICKLE_OR_ZIP = (b"\x80", b"PK\x03\x04")
 _HEADER = b"\0\0\0\0{"  # from the fifth byte on, of every safetensors file: its length, then JSON
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Numbers of a safetensors file, by the names it has for them."""
+_PIECE = 32 << 20  # bytes mapped at once: each mapping keeps a file open, of which a process may have a thousand
+_SMALL = 1 << 20  # bytes of a tensor that is copied, lest it keep a piece in memory of which nothing else is in use
 _SHOWN = 4  # keys named in an error, of each kind, where naming all helps nobody
 
 # ---- Where weights are -----------------------------------------------------------------------------------------------
@@ -267,27 +287,66 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is not safetensors, is incomplete or empty, or holds NaN or infinite weights.
     """
-    return sound(map_safetensors(path), path)
+    # Looked at one by one and let go, then mapped anew: until somebody uses them, they take no memory.
+    _refuse_infinite(_tensors_in(path), path)
+    return {key: _widened(tensor) for key, tensor in _tensors_in(path)}
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:
-    """Map the tensors of a file into memory as they are; what nobody looks at is never read.
+    """Map the tensors of a file into memory as they are; large ones at which nobody looks are never read.
 
     Raises:
         WeightsError: the file is not safetensors, is incomplete or empty.
     """
+    return dict(_tensors_in(path))
+
+
+def _tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, in the order of the file.
+
+    It is mapped by pieces, so that a network that is cast or moved tensor by tensor lets go of it as it goes: mapped as
+    a whole, it would stay in memory beside what was made of it.
+    """
+    entries, first = _header(path)
+    with path.open("rb") as opened:
+        size, start, stop = os.fstat(opened.fileno()).st_size, 0, 0
+        for key, entry in entries:
+            dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+            begin, end = (first + offset for offset in entry["data_offsets"])
+            if begin == end:
+                yield key, torch.empty(shape, dtype=dtype)
+                continue
+            if end > stop:
+                start = begin - begin % ALLOCATIONGRANULARITY
+                stop = min(max(end, start + _PIECE), size)
+                piece = mmap(opened.fileno(), stop - start, access=ACCESS_COPY, offset=start)
+            tensor = torch.frombuffer(piece, dtype=dtype, count=prod(shape), offset=begin - start).reshape(shape)
+            yield key, tensor.clone() if end - begin < _SMALL else tensor
+
+
+def _header(path: Path) -> tuple[list[tuple[str, Any]], int]:
+    """What a file says of its tensors, in the order in which they lie in it, and where the first begins."""
     try:
         if is_pickle(path):
             raise WeightsError(
                 f"{path} is a pickle, which may run any program when opened: make a safetensors file of it, without "
                 f"running any, by `streamnode weights convert {path}`, and give that"
             )
-        state = load_file(path)
+        with safe_open(path, framework="pt"):  # which refuses what is not whole, or contradicts itself
+            pass
+        with path.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a complete safetensors file ({error}): get it again") from error
-    if not state:
+    header.pop("__metadata__", None)
+    if not header:
         raise WeightsError(f"{path} holds no tensors: give a checkpoint")
-    return state
+    if foreign := sorted({entry["dtype"] for entry in header.values()}.difference(_DTYPES)):
+        raise WeightsError(
+            f"{path} holds numbers of type {', '.join(foreign)}: give a checkpoint in float32 or bfloat16"
+        )
+    return sorted(header.items(), key=lambda item: item[1]["data_offsets"]), 8 + length
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -298,10 +357,18 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def sound(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The state with all floating-point tensors in float32. Raises `WeightsError` if it has NaN or infinite weights."""
-    state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    if broken := [key for key, tensor in state.items() if not _is_finite(tensor)]:
-        raise WeightsError(f"{path} holds NaN or infinite weights in {_listed(broken)}: give a sound checkpoint")
+    state = {key: _widened(tensor) for key, tensor in state.items()}
+    _refuse_infinite(state.items(), path)
     return state
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _refuse_infinite(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
+    if broken := [key for key, tensor in tensors if not _is_finite(_widened(tensor))]:
+        raise WeightsError(f"{path} holds NaN or infinite weights in {_listed(broken)}: give a sound checkpoint")
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from streamnode.errors import ConfigError, WeightsError
@@ -362,6 +363,47 @@ def test_weights_are_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     state = read_safetensors(path)
     assert torch.equal(state["w"], torch.tensor([0.5, -2.0]))
     assert (state["w"].dtype, state["n"].dtype) == (torch.float32, torch.int64)
+
+
+@pytest.mark.parametrize("piece", [1, 4096, 5000, 1 << 20])
+def test_a_file_is_the_same_by_whatever_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Every tensor is there, to the bit, where it fills a piece, crosses into the next, or is empty."""
+    path = tmp_path / "x.safetensors"
+    dtypes = (torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool)
+    sizes = ((0, 3), (), (7,), (1024,), (33, 129), (2, 0), (5000,))
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        f"{dtype} {size}": (100 * torch.randn(size, generator=generator)).to(dtype)
+        for dtype in dtypes
+        for size in sizes
+    }
+    save_file(state, path)
+    monkeypatch.setattr("streamnode.models.weights._PIECE", piece)
+    monkeypatch.setattr("streamnode.models.weights._SMALL", 100)
+    read, expected = map_safetensors(path), load_file(path)
+    assert read.keys() == expected.keys() == state.keys()
+    assert all(read[key].dtype == state[key].dtype and torch.equal(read[key], state[key]) for key in state)
+
+
+def test_many_tensors_keep_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may open a thousand files: weights take up one for each piece of them, and small tensors none."""
+    path = tmp_path / "x.safetensors"
+    save_file({f"{i}": torch.full((1000,), float(i)) for i in range(2000)}, path)
+    before = psutil.Process().num_fds()
+    for small, n_open in ((1 << 20, 0), (0, 1)):
+        monkeypatch.setattr("streamnode.models.weights._SMALL", small)
+        state = read_safetensors(path)
+        assert psutil.Process().num_fds() == before + n_open
+        assert state["1999"].sum() == 1999000
+        del state
+    assert psutil.Process().num_fds() == before
+
+
+def test_numbers_of_an_unknown_type_are_refused(tmp_path: Path) -> None:
+    """Complex weights are of no model here, and the sentence says what to give instead."""
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.ones(2, dtype=torch.complex64)}, path)
+    assert refusal(lambda: read_safetensors(path)).endswith("of type C64: give a checkpoint in float32 or bfloat16")
 
 
 @pytest.mark.parametrize("n_bytes", [0, 4, 40, len(CONTENTS) - 1])
