@@ -30,6 +30,7 @@ from streamnode.config import (
 from streamnode.config.tree import NodeSection, SignalConfig
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.inference.pace import Pace
+from streamnode.inference.worker import Feed
 from streamnode.metrics import Metrics
 from streamnode.montage import clean_name, coverage, make_montage
 from streamnode.pipeline import Session
@@ -176,7 +177,14 @@ def load_engine(model: ModelConfig) -> Engine:
 
     from streamnode.inference.engine import Engine  # noqa: PLC0415
 
-    return Engine(load_weights(model), device=model.device, precision=model.precision, threads=model.threads)
+    return Engine(
+        load_weights(model),
+        device=model.device,
+        precision=model.precision,
+        threads=model.threads,
+        compile=model.compile,
+        max_batch=model.max_batch,
+    )
 
 
 def load_weights(model: ModelConfig) -> LoadedModel:
@@ -207,6 +215,8 @@ class Processing(Protocol):
 
 def open_session(config: Processing, engine: Engine, info: StreamInfo, first_seq: int = 0) -> Session:
     """Signal path, guard and bound model for a stream. Raises `ContractError` if stream and model do not fit."""
+    from streamnode.inference.reuse import PatchCache  # noqa: PLC0415
+
     signal = config.signal
     path = signal_path(config, engine.spec, info, first_seq)
     if signal.bad_channels == "interpolate":
@@ -216,7 +226,11 @@ def open_session(config: Processing, engine: Engine, info: StreamInfo, first_seq
     model = engine.bind(
         path.info.montage, config.model.outputs, duration_s=config.epoch.duration_s, **config.model.bind_options
     )
-    return Session(info, path, guard, model, _describe(config, path, model, info), _pace(config, model))
+    meta = _describe(config, path, model, info)
+    stride, reuse = _reuse(config, engine.spec, engine.patch_stride)
+    patches = None if stride is None else PatchCache(stride)
+    feed = Feed(model, meta.hop_s, config.epoch.deadline_s, patches, engine.max_batch)
+    return Session(info, path, guard, feed, meta, _pace(config, model), reuse)
 
 
 def _pace(config: Processing, model: BoundModel) -> Pace | None:
@@ -227,10 +241,38 @@ def _pace(config: Processing, model: BoundModel) -> Pace | None:
     return Pace(model.cost(epoch.duration_s, zuna.steps), steps=zuna.steps, floor=zuna.min_steps, hop_s=epoch.hop_s)
 
 
+def _reuse(config: Processing, spec: ModelSpec, stride: int | None) -> tuple[int | None, str]:
+    """Whether epochs pass on to the next the patches that they share: the stride if so, and the same in words.
+
+    Args:
+        config: how epochs are cut and filtered.
+        spec: of the model.
+        stride: samples from one patch to the next; None where a model does not look at each patch alone.
+    """
+    if stride is None:
+        return None, ""
+    n_times, hop = _n_times(config.epoch, spec), _hop(config.epoch, spec)
+    n_patches, n_new = 1 + (n_times - spec.patch) // stride, hop // stride
+    if config.epoch.markers is not None:
+        why_not = "those around markers overlap by chance only"
+    elif config.signal.mode != "causal":
+        why_not = f"signal.mode {config.signal.mode} prepares the samples of each anew, which causal does not"
+    elif hop % stride:
+        why_not = (
+            f"epoch.hop_s is no multiple of the {stride / spec.sfreq:g} s between patches, "
+            f"as {max(1, round(hop / stride)) * stride / spec.sfreq:g} s is"
+        )
+    elif n_new >= n_patches:
+        why_not = "no two of them overlap by a patch"
+    else:
+        return stride, f"{n_new} of {n_patches} patches of an epoch are computed, the others known from the one before"
+    return None, f"every epoch is computed whole: {why_not}"
+
+
 def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq: int = 0) -> EpochStream:
     """From chunks of a stream to epochs of a model. Raises `ContractError` if they do not fit."""
     signal, epoch = config.signal, config.epoch
-    n_times = _whole_samples("epoch.duration_s", epoch.duration_s, spec, spec.patch)
+    n_times = _n_times(epoch, spec)
     wishes: Wishes = {
         "picks": signal.picks,
         "reference": signal.reference,
@@ -249,7 +291,7 @@ def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq
         spec,
         signal.mode,
         n_times=n_times,
-        hop=_whole_samples("epoch.hop_s", epoch.hop_s, spec),
+        hop=_hop(epoch, spec),
         clock=clock,
         first_seq=first_seq,
         margin_s=signal.margin_s,
@@ -264,6 +306,7 @@ def check(config: NodeConfig) -> Iterator[str]:
     Raises:
         StreamnodeError: the first thing that would keep the node from running.
     """
+    from streamnode.inference.reuse import stride_of  # noqa: PLC0415
     from streamnode.models import catalog  # noqa: PLC0415
 
     name = model_name(config.model)
@@ -284,7 +327,10 @@ def check(config: NodeConfig) -> Iterator[str]:
     for sink in config.sinks:
         if isinstance(sink, MqttSinkConfig) and sink.password is not None:
             sink.password.resolve()
-    yield _check_weights(config.model)
+    loaded = _check_weights(config.model)
+    yield f"model: {loaded.name} from {loaded.info.source}" + (" (untrained)" if loaded.info.untrained else "")
+    if reuse := _reuse(config, spec, stride_of(loaded.model))[1]:
+        yield f"epochs: {reuse}"
 
 
 def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -> StreamInfo | None:
@@ -302,7 +348,7 @@ def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -
     return StreamInfo("declared", "", "EEG", spec.sfreq, make_montage(names))
 
 
-def _check_weights(model: ModelConfig) -> str:
+def _check_weights(model: ModelConfig) -> LoadedModel:
     """Load the weights if they are on disk. Raises `WeightsError` if they are not, or are wrong."""
     from streamnode.models import catalog, weights  # noqa: PLC0415
 
@@ -315,7 +361,7 @@ def _check_weights(model: ModelConfig) -> str:
             f"the weights of {name} ({loaded.info.source}) have no head for {', '.join(missing)}: "
             f"ask for some of {', '.join(loaded.model.available_outputs)} in model.outputs"
         )
-    return f"model: {loaded.name} from {loaded.info.source}" + (" (untrained)" if loaded.info.untrained else "")
+    return loaded
 
 
 def _describe(config: Processing, path: EpochStream, model: BoundModel, info: StreamInfo) -> OutputMeta:
@@ -349,6 +395,14 @@ def _notch_hz(config: Processing, info: StreamInfo) -> float | None:
 
 def _pairs(bipolar: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     return BIPOLAR_MONTAGES[bipolar] if isinstance(bipolar, str) else bipolar
+
+
+def _n_times(epoch: EpochConfig, spec: ModelSpec) -> int:
+    return _whole_samples("epoch.duration_s", epoch.duration_s, spec, spec.patch)
+
+
+def _hop(epoch: EpochConfig, spec: ModelSpec) -> int:
+    return _whole_samples("epoch.hop_s", epoch.hop_s, spec)
 
 
 def _whole_samples(key: str, seconds: float, spec: ModelSpec, multiple: int = 1) -> int:

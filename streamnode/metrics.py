@@ -4,8 +4,9 @@ Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with i
 
     epochs   superseded   a newer epoch replaced one that had not been started
              backlog      too many epochs waited
+             late         its deadline was over before its turn came
              bad_channels the policy forbids to infer it
-             not_finite   a sample was not a number, and the policy does not mend that
+             not_finite   a sample was not a number, and the policy does not mend that; or what the model made of it
              pace         it waited too long for a model that draws step by step
     outputs  sink_full    a sink could not keep up
              sink_error   a sink was offline or refused
@@ -44,6 +45,8 @@ _LATENCY_BUCKETS = (
     2.5,
     5.0,
 )
+
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -92,6 +95,16 @@ class Metrics:
         )
         self.inference = Histogram(
             "streamnode_inference_seconds", "Forward pass of one batch", ["model"], buckets=_LATENCY_BUCKETS, registry=r
+        )
+        self.batch = Histogram(
+            "streamnode_batch_epochs", "Epochs in one forward pass", ["model"], buckets=_BATCH_BUCKETS, registry=r
+        )
+        self.batch_wait = Histogram(
+            "streamnode_batch_wait_seconds",
+            "How long a pass waited for epochs of other streams",
+            ["model"],
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
         )
         self.pace = Counter(
             "streamnode_pace_epochs_total", "What became of epochs that were paced", ["stream", "action"], registry=r

@@ -43,7 +43,7 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
             loading = tasks.create_task(asyncio.to_thread(build.load_engine, config.model), name="load")
             metrics = Metrics()
             async with AsyncExitStack() as stack:
-                worker = await stack.enter_async_context(Worker(build.clock))
+                worker = await stack.enter_async_context(Worker(build.clock, metrics))
                 pipelines = [_pipeline(config, source, loading, worker, metrics) for source in config.streams]
                 loading.add_done_callback(partial(_note_model, pipelines))
                 if config.node.http is not None:

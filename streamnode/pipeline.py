@@ -19,7 +19,7 @@ import numpy as np
 from streamnode.channel import Channel
 from streamnode.errors import ContractError, SinkError, StreamLost
 from streamnode.inference.pace import Decision, Pace
-from streamnode.inference.worker import Worker
+from streamnode.inference.worker import Feed, Worker
 from streamnode.metrics import Metrics
 from streamnode.signal.guard import Guard, Verdict
 from streamnode.signal.path import EpochStream, MarkerEpochs
@@ -54,17 +54,24 @@ class Session:
         info: the stream.
         path: from its chunks to epochs.
         guard: judges them.
-        model: bound to their channels.
+        feed: takes them to the model that is bound to their channels.
         meta: describes what comes out.
         pace: decides how much of the sampler an epoch has; None where there is none, or it always runs whole.
+        reuse: whether an epoch passes on to the next what the two share, or why not; empty where no model could.
     """
 
     info: StreamInfo
     path: EpochStream
     guard: Guard
-    model: BoundModel
+    feed: Feed
     meta: OutputMeta
     pace: Pace | None = None
+    reuse: str = ""
+
+    @property
+    def model(self) -> BoundModel:
+        """The model, bound to the channels of the epochs."""
+        return self.feed.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +158,9 @@ class Pipeline:
         self._rebuild = rebuild
         self._clock = clock
         self._metrics = metrics
-        self._drop_reason = "superseded" if backlog == 1 else "backlog"
-        self._slot: Channel[_Waiting] = Channel(backlog, lambda waiting: self._drop(waiting.epoch, self._drop_reason))
+        self._only_latest = backlog == 1
+        reason = "superseded" if self._only_latest else "backlog"
+        self._slot: Channel[_Waiting] = Channel(backlog, lambda waiting: self._drop(waiting.epoch, reason))
         self._channels = [(sink, self._channel_to(sink)) for sink in sinks]
 
     async def run(self) -> None:
@@ -237,6 +245,8 @@ class Pipeline:
             session = self.status.session = await self._open_session(info, self.status.epochs)
             self._opened.set()
             log.info("stream %s (%d channels, %g Hz): %s", info.name, info.n_chans, info.sfreq, _words(session.meta))
+            if session.reuse:
+                log.info("stream %s: %s", info.name, session.reuse)
             for _, channel in self._channels:
                 channel.put(_Result(session.meta, None))
         return session
@@ -245,6 +255,8 @@ class Pipeline:
         self.status.epochs += 1
         self._metrics.epochs.labels(epoch.info.name).inc()
         self._slot.put(_Waiting(epoch, session.guard.raw_quality(epoch), session, self._clock()))
+        if self._only_latest:
+            self._worker.supersede(session.feed)
 
     async def _infer(self) -> None:
         async for waiting in self._slot:
@@ -252,8 +264,6 @@ class Pipeline:
             if output is None:
                 continue
             self._metrics.inferred.labels(output.stream).inc()
-            if output.trace is not None:
-                self._metrics.inference.labels(output.model).observe(output.trace.t_infer1 - output.trace.t_infer0)
             self.status.last = output
             for _, channel in self._channels:
                 channel.put(_Result(waiting.session.meta, output))
@@ -261,11 +271,11 @@ class Pipeline:
             channel.close()
 
     async def _output_of(self, waiting: _Waiting) -> ModelOutput | None:
-        """What the model says of an epoch, or None, counted, if the guard refuses it."""
+        """What the model says of an epoch, or None, counted, if guard or worker drop it."""
         epoch, session, t_enqueued = waiting.epoch, waiting.session, waiting.t_enqueued
         decision: Decision | None = None
         if session.guard.only_flags and session.pace is None and np.isfinite(epoch.data).all():
-            inferring = self._worker.infer(epoch, session.model, t_enqueued=t_enqueued)
+            inferring = self._worker.infer(epoch, session.feed, t_enqueued=t_enqueued)
             verdict = session.guard.judge(epoch, waiting.raw)  # while the model runs: nothing depends on it
         else:
             verdict = session.guard.judge(epoch, waiting.raw)
@@ -278,12 +288,16 @@ class Pipeline:
                 return None
             inferring = self._worker.infer(
                 verdict.epoch,
-                session.model,
+                session.feed,
                 t_enqueued=t_enqueued,
                 rows=verdict.rows,
                 steps=None if decision is None else decision.steps,
+                as_cut=verdict.epoch.data is epoch.data,
             )
         output = await inferring
+        if not isinstance(output, ModelOutput):
+            self._drop(epoch, output)
+            return None
         if session.pace is not None and decision is not None and output.trace is not None:
             session.pace.took(decision.steps, output.trace.t_infer1 - output.trace.t_infer0)
         return replace(output, bad_channels=verdict.bad_channels) if isinstance(verdict, Verdict) else output

@@ -158,7 +158,14 @@ nood: {name: x}
         ("epoch: {duration_s: .nan}", "1:9: epoch.duration_s: should be a number greater than 0, got nan"),
         ("epoch: {duration_s: }", "1:9: epoch.duration_s: should be a number greater than 0, got nothing"),
         ("epoch: {policy: newest}", "1:9: epoch.policy: should be 'latest' or 'all', got 'newest'"),
-        ("signal: {mode: windw}", "1:10: signal.mode: should be 'causal', 'window' or 'lookahead', got 'windw'"),
+        (
+            "signal: {mode: windw}",
+            "1:10: signal.mode: should be 'causal', 'window', 'lookahead' or 'recording', got 'windw'",
+        ),
+        (
+            "signal: {mode: recording}",
+            "1:10: signal.mode: recording is of files; use causal, window or lookahead for a stream",
+        ),
         ("signal: {picks: Cz}", f"1:10: signal.picks: should be {TEXTS}, got 'Cz'"),
         ("signal: {picks: []}", f"1:10: signal.picks: should be {TEXTS}, got an empty list"),
         ("signal: {picks: [Cz, {}]}", "1:22: signal.picks.1: should be text, got a block of keys"),
@@ -245,7 +252,7 @@ def test_wrong_sources(file: Path, source: str, expected: str) -> None:
         ),
         ("{kind: luna, sha256: abc}", "1:21: model.sha256: should be 64 lowercase hexadecimal digits, got 'abc'"),
         ("{kind: luna, device: gpu}", "1:21: model.device: should be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("{kind: luna, threads: 0}", "1:21: model.threads: should be a whole number of at least 1, got 0"),
+        ("{kind: luna, threads: 0}", "1:21: model.threads: should be a whole number of at least 1 or 'auto', got 0"),
         (
             "{kind: luna, outputs: []}",
             f"1:21: model.outputs: should be a non-empty list, each item {OUTPUTS}, got an empty list",
@@ -253,6 +260,18 @@ def test_wrong_sources(file: Path, source: str, expected: str) -> None:
         (
             "{kind: luna, outputs: [tokens, tokens]}",
             "1:21: model.outputs: 'tokens' more than once; list each name once",
+        ),
+        (
+            "{kind: zuna, guidance: 2}",
+            "1:21: model.guidance: steers a reconstruction; add that to outputs, or leave guidance out",
+        ),
+        (
+            "{kind: zuna, std_uv: 5}",
+            "1:21: model.std_uv: is of v1 alone, and 1.1 measures each channel; leave it out",
+        ),
+        (
+            "{kind: zuna, add: 0}",
+            "1:21: model.add: should be a non-empty list, each item text or a whole number of at least 1, got 0",
         ),
     ],
 )

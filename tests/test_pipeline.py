@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -16,9 +17,13 @@ from streamnode.errors import ContractError, SinkError, StreamLost
 from streamnode.inference.engine import Engine
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
+from streamnode.models import eegpt
+from streamnode.models.catalog import LoadedModel
+from streamnode.models.eegpt import Eegpt, EegptConfig
+from streamnode.models.weights import load_strict
 from streamnode.montage import make_montage
 from streamnode.pipeline import Pipeline, Session
-from streamnode.types import Chunk, ModelOutput, OutputMeta, Source, StreamInfo
+from streamnode.types import Chunk, ModelOutput, OutputMeta, Source, StreamInfo, WeightsInfo
 
 CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
 INFO = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES))
@@ -30,12 +35,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pipeline")
 
 
-def configure(folder: Path, *, bad_channels: str = "keep", on_change: str = "rebuild") -> config.NodeConfig:
+LUNA = "kind: luna, outputs: [embedding, attention]"
+EEGPT = "kind: eegpt, outputs: [embedding, tokens]"
+
+
+def configure(
+    folder: Path,
+    *,
+    bad_channels: str = "keep",
+    on_change: str = "rebuild",
+    epoch: str = "hop_s: 1.0",
+    model: str = LUNA,
+) -> config.NodeConfig:
     path = folder / "node.yaml"
     path.write_text(
-        f"source: {{kind: lsl, on_change: {on_change}}}\nepoch: {{hop_s: 1.0}}\n"
+        f"source: {{kind: lsl, on_change: {on_change}}}\nepoch: {{{epoch}}}\n"
         f"signal: {{bad_channels: {bad_channels}}}\n"
-        "model: {kind: luna, weights: 'random:0', device: cpu, outputs: [embedding, attention]}\n"
+        f"model: {{{model}, weights: 'random:0', device: cpu}}\n"
         "sinks: [{kind: lsl, name: out}]\n"
     )
     return config.load(path)
@@ -141,7 +157,15 @@ class Rig:
 
 @pytest.fixture
 def rig(folder: Path, engine: Engine) -> Callable[..., Rig]:
-    def make(*lives: Scripted, backlog: int = 100, sinks: Sequence[Memory] = (), **wishes: str) -> Rig:
+    def make(
+        *lives: Scripted,
+        backlog: int = 100,
+        sinks: Sequence[Memory] = (),
+        engine: Engine = engine,
+        worker: Worker | None = None,
+        change: Callable[[Session], Session] = lambda session: session,
+        **wishes: str,
+    ) -> Rig:
         node_config = configure(folder, **wishes)
         metrics, script, asked = Metrics(), iter(lives), list[int]()
         sinks = sinks or [Memory()]
@@ -151,12 +175,12 @@ def rig(folder: Path, engine: Engine) -> Callable[..., Rig]:
             return next(script)
 
         async def open_session(info: StreamInfo, first_seq: int) -> Session:
-            return build.open_session(node_config, engine, info, first_seq)
+            return change(build.open_session(node_config, engine, info, first_seq))
 
         pipeline = Pipeline(
             open_source=open_source,
             open_session=open_session,
-            worker=Worker(build.clock),
+            worker=worker or Worker(build.clock),
             sinks=sinks,
             backlog=backlog,
             rebuild=build.rebuilds(node_config.streams[0]),
@@ -357,3 +381,129 @@ async def test_trace_is_in_order(rig: Callable[..., Rig]) -> None:
     assert trace is not None
     assert trace.t_epoch <= trace.t_enqueued <= trace.t_infer0 < trace.t_infer1
     assert trace.t_last == it.sink.outputs[0].t_last
+
+
+async def test_late_epoch_is_dropped_and_counted(rig: Callable[..., Rig]) -> None:
+    """Epochs whose deadline has passed are counted as late, exactly; the others are inferred."""
+    seconds = [replace(chunk(second), t_arrived=build.clock() - 60 * (second % 3 == 0)) for second in range(14)]
+    it = rig(Scripted(INFO, seconds), epoch="hop_s: 1.0, deadline_s: 30")
+    await it.pipeline.run()
+    # An epoch ends within the second after the one that holds its last hop: the filters delay it.
+    late = [second - 5 for second in range(5, 14) if second % 3 == 0]
+    assert [output.seq for output in it.sink.outputs] == [seq for seq in range(9) if seq not in late]
+    assert it.dropped("epochs", stream="headset", reason="late") == len(late) == 3
+
+
+async def test_epoch_superseded_in_the_queue_of_the_worker_is_not_inferred(rig: Callable[..., Rig]) -> None:
+    """While the thread is busy with others, the latest epoch takes the place of the one that was handed over before."""
+    worker, gate = Worker(build.clock), threading.Event()
+    worker._thread.submit(gate.wait, 30)
+
+    def seconds() -> Iterator[Chunk]:
+        yield from life(8).chunks
+        gate.set()
+
+    it = rig(Scripted(INFO, seconds()), backlog=1, worker=worker)
+    await it.pipeline.run()
+    assert [output.seq for output in it.sink.outputs] == [7]
+    assert it.dropped("epochs", stream="headset", reason="superseded") == 7
+
+
+async def test_streams_of_one_montage_pass_together_and_keep_apart(rig: Callable[..., Rig]) -> None:
+    """Two pipelines on one worker share passes, and each publishes what it would alone."""
+    infos = [replace(INFO, name=name) for name in ("left", "right")]
+    lives = [life(6, run=run, info=info) for run, info in enumerate(infos)]
+    metrics, ended = Metrics(), threading.Barrier(3)
+    worker = Worker(build.clock, metrics)
+    worker._thread.submit(ended.wait, 30)
+
+    def until_both_wait(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        yield from chunks
+        threading.Thread(target=ended.wait, args=(30,)).start()
+
+    together = [rig(replace(own, chunks=until_both_wait(own.chunks)), worker=worker) for own in lives]
+    await asyncio.gather(*(it.pipeline.run() for it in together))
+    passes = metrics.registry.get_sample_value("streamnode_batch_epochs_count", {"model": "luna-base"})
+    assert passes is not None
+    assert passes < 12
+    for it, own in zip(together, lives, strict=True):
+        alone = rig(own)
+        await alone.pipeline.run()
+        assert [output.stream for output in it.sink.outputs] == [own.info.name] * 6
+        for a, b in zip(it.sink.outputs, alone.sink.outputs, strict=True):
+            assert (a.seq, a.run) == (b.seq, b.run)
+            np.testing.assert_allclose(a.arrays()["embedding"], b.arrays()["embedding"], rtol=0, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def small_eegpt() -> Engine:
+    sizes = EegptConfig(embed_dim=64, n_summary=4, depth=2, n_heads=4)
+    model = Eegpt(sizes)
+    load_strict(model, eegpt.random_state(sizes, 0), path="a small one")
+    loaded = LoadedModel(model.eval().requires_grad_(requires_grad=False), "eegpt-large", WeightsInfo("random:0"))
+    return Engine(loaded, device="cpu")
+
+
+def without_reuse(session: Session) -> Session:
+    return replace(session, feed=replace(session.feed, patches=None))
+
+
+@pytest.mark.parametrize("policy", ["keep", "interpolate", "mask", "skip"])
+async def test_epochs_that_share_patches_say_what_whole_ones_do(
+    rig: Callable[..., Rig], small_eegpt: Engine, policy: str
+) -> None:
+    """Reuse on or off, all results are the same to 1e-6: over a loss, and while a channel is bad for some seconds."""
+
+    def lives() -> list[Scripted]:
+        first, second = life(5, lost=True), life(6, run=1)
+        for piece in list(second.chunks)[6:8]:
+            piece.data[:, CH_NAMES.index("C3")] = 7.0
+        return [first, second]
+
+    signal = f"{policy}, reference: as_recorded"  # noise alike on all channels would be gone from their average
+    wishes = {"engine": small_eegpt, "epoch": "hop_s: 0.5", "model": EEGPT, "bad_channels": signal}
+    reused, whole = rig(*lives(), **wishes), rig(*lives(), change=without_reuse, **wishes)
+    for it in (reused, whole):
+        await it.pipeline.run()
+    session = reused.pipeline.status.session
+    assert session is not None
+    assert session.reuse == "4 of 39 patches of an epoch are computed, the others known from the one before"
+    assert session.feed.patches is not None
+    assert session.feed.patches.tokens is not None
+    pairs = list(zip(reused.sink.outputs, whole.sink.outputs, strict=True))
+    assert len({bool(a.bad_channels) for a, _ in pairs}) == (1 if policy == "skip" else 2)
+    for a, b in pairs:
+        assert (a.seq, a.run, a.bad_channels) == (b.seq, b.run, b.bad_channels)
+        for name in ("embedding", "tokens"):
+            np.testing.assert_allclose(a.arrays()[name], b.arrays()[name], rtol=1e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "signal", "sentence"),
+    [
+        ("hop_s: 0.125", "mode: causal", "1 of 39 patches of an epoch are computed"),
+        ("hop_s: 1.0", "mode: causal, bad_channels: mask", "8 of 39 patches of an epoch are computed"),
+        ("hop_s: 0.1015625", "mode: causal", "epoch.hop_s is no multiple of the 0.125 s between patches, as 0.125 s"),
+        ("hop_s: 0.5", "mode: window", "signal.mode window prepares the samples of each anew"),
+        ("hop_s: 5.0", "mode: causal", "no two of them overlap"),
+        ("markers: {labels: [stim]}", "mode: causal", "those around markers"),
+    ],
+)
+def test_whether_patches_are_shared_is_told_in_a_sentence(
+    folder: Path, small_eegpt: Engine, epoch: str, signal: str, sentence: str
+) -> None:
+    """Where epochs cannot share patches, the session says why, and no memory is kept for it."""
+    path = folder / "told.yaml"
+    path.write_text(
+        f"source: {{kind: lsl}}\nepoch: {{{epoch}}}\nsignal: {{{signal}}}\nmodel: {{{EEGPT}}}\n"
+        "sinks: [{kind: lsl, name: out}]\n"
+    )
+    session = build.open_session(config.load(path), small_eegpt, INFO)
+    assert sentence in session.reuse
+    assert (session.feed.patches is None) == session.reuse.startswith("every epoch is computed whole: ")
+
+
+def test_other_models_say_nothing_of_patches(folder: Path, engine: Engine) -> None:
+    """A model whose patches see each other has nothing to share, and nothing to say about it."""
+    session = build.open_session(configure(folder), engine, INFO)
+    assert (session.reuse, session.feed.patches) == ("", None)

@@ -113,4 +113,4 @@ async def test_port_in_use_is_one_sentence(node: tuple[NodeView, Status, Metrics
 
 def test_percentiles() -> None:
     """Percentiles are in milliseconds."""
-    assert percentiles_ms([0.001, 0.002, 0.003]) == {"p50": 2.0, "p99": 2.98}
+    assert percentiles_ms([0.001, 0.002, 0.003]) == {"p50": 2.0, "p99": 2.98, "p99.9": 2.998}

@@ -251,6 +251,8 @@ class EpochConfig(_Section):
     """Step from one epoch to the next, seconds."""
     policy: Literal["latest", "all"] = "latest"
     """When inference is too slow: latest skips to the newest epoch, all works through a bounded queue."""
+    deadline_s: Positive | None = None
+    """Drop an epoch whose inference has not begun this long after its last sample came, seconds; null waits."""
     max_missing: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     """Share of an epoch that may be filled in where samples were lost; a longer gap starts a new run."""
     markers: MarkersConfig | None = None
@@ -280,8 +282,8 @@ class EpochConfig(_Section):
 class SignalConfig(_Section):
     """What happens to the signal before the model; whatever is left out follows from the model."""
 
-    mode: Literal["causal", "window", "lookahead"] = "causal"
-    """causal filters samples as they come; window prepares each epoch as training data were; lookahead waits a bit."""
+    mode: Literal["causal", "window", "lookahead", "recording"] = "causal"
+    """causal filters as samples come; window, lookahead prepare each epoch as training data were; recording a file."""
     margin_s: Positive = 20.0
     """Modes window and lookahead: how much before an epoch is prepared with it, seconds."""
     lookahead_s: Positive | None = None
@@ -323,10 +325,14 @@ class _Model(_Section):
     """Digest the weights file must have; null accepts any."""
     device: Annotated[str, _text(r"(auto|cpu|cuda(:\d+)?)", "auto, cpu, cuda or cuda:N")] = "auto"
     """Where to compute; auto takes the first GPU, or the CPU where there is none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the network."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of the network; null leaves the choice to torch."""
+    precision: Literal["float32", "tf32", "bfloat16", "float16", "int8"] = "float32"
+    """Number format of the large products; int8 is for CPUs, float16 and tf32 are for GPUs."""
+    compile: bool = False
+    """Compile the network for the montage of a stream, once, which takes up to a minute and a C++ compiler."""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU threads of the network; auto measures how many are best."""
+    max_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Most epochs in one pass; auto takes 16 on a CPU and 64 on a GPU."""
     outputs: Outputs = ("embedding",)
     """What to compute. What there is depends on the model and on its weights."""
 
@@ -404,8 +410,8 @@ class ZunaConfig(_Model):
     """Generation of the network."""
     pool: Literal["mean", "per_channel", "per_token"] = "mean"
     """The embedding: the mean of all tokens, of each channel's, or all of them."""
-    add: Names | None = None
-    """Channels to reconstruct though nobody records them, by their 10-05 names."""
+    add: Names | Annotated[int, Field(ge=1)] | None = None
+    """Channels to reconstruct though nobody records them, by their 10-05 names; or how many there shall be in all."""
     frame: Literal["head", "template", "scaled85"] = "head"
     """In which frame positions are told to the network; the others are those of other ports."""
     steps: Annotated[int, Field(ge=1)] = 50
@@ -420,8 +426,12 @@ class ZunaConfig(_Model):
     """Seed of the noise that every reconstruction starts from."""
     keep_known: bool = True
     """Good channels as they were recorded; false gives the network's version of them too."""
+    std_uv: Positive | None = None
+    """v1: standard deviation of the signal, microvolts, such as of a recording before; null takes each epoch's own."""
+    data_norm: Positive = 10.0
+    """Standard deviations that are 1 to the network."""
 
-    _bind_keys = ("pool", "frame", "steps", "sampler", "guidance", "seed", "keep_known")
+    _bind_keys = ("pool", "frame", "steps", "sampler", "guidance", "seed", "keep_known", "std_uv", "data_norm")
 
     @property
     def bind_options(self) -> dict[str, Any]:
@@ -432,6 +442,14 @@ class ZunaConfig(_Model):
     def _floor_below_steps(self) -> Self:
         if self.min_steps is not None and not self.min_steps <= self.steps > 1:
             raise _refusal((("min_steps",), f"should be at most steps, {self.steps}, and these 2 or more"))
+        return self
+
+    @model_validator(mode="after")
+    def _options_have_a_use(self) -> Self:
+        if self.guidance != 1 and "reconstruction" not in self.outputs:
+            raise _refusal((("guidance",), "steers a reconstruction; add that to outputs, or leave guidance out"))
+        if self.std_uv is not None and self.variant != "v1":
+            raise _refusal((("std_uv",), f"is of v1 alone, and {self.variant} measures each channel; leave it out"))
         return self
 
 
@@ -569,6 +587,8 @@ class NodeConfig(_Section):
     @model_validator(mode="after")
     def _keys_fit(self) -> Self:
         problems = [*self._source_or_sources(), *self._absent_outputs(), *self._shared_addresses()]
+        if self.signal.mode == "recording":
+            problems.append((("signal", "mode"), "recording is of files; use causal, window or lookahead for a stream"))
         if self.epoch.markers is not None and self.signal.mode != "causal":
             problems.append((("epoch", "markers"), "needs signal.mode causal; change one of them"))
         rebuilds = isinstance(self.model, ZunaConfig) and "reconstruction" in self.model.outputs

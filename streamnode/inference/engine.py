@@ -1,43 +1,55 @@
-"""A model on a device: precision, warm-up, and `(n_epochs, n_chans, n_times)` microvolts in, arrays out."""
+"""A model on a device, shared by all that are bound to it.
+
+What a bound model does is told in `bound`; how passes are made fast in `cpu`, `precision`, `compiled` and `graphs`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from time import perf_counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any, Literal, cast
+from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from streamnode.errors import ConfigError, ContractError
-from streamnode.inference.pace import Cost
+from streamnode.inference import compiled, cpu, reuse
+from streamnode.inference.bound import BoundModel
+from streamnode.inference.compiled import Encode, Encoding, Recipe
+from streamnode.inference.cpu import Setting
+from streamnode.inference.precision import Precision, autocast, lower, refuse_unless_possible, use_on
+from streamnode.inference.reuse import PatchCache, Patchwise
 from streamnode.models import catalog
 from streamnode.models.catalog import LoadedModel
 from streamnode.models.family import Sampled
 from streamnode.montage import make_montage
-from streamnode.types import Float32Array, ModelOutput, ModelSpec, Montage, OutputName, WeightsInfo
+from streamnode.types import Epoch, ModelSpec, Montage, OutputName, WeightsInfo
+
+__all__ = ["BoundModel", "Engine", "Precision", "find_device", "load_model"]
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16"]
-
 _OF_ENCODER: tuple[OutputName, ...] = ("embedding", "tokens", "attention")
-_SUBSETS = 32  # montages with channels left out that stay bound
+_MAX_BATCH = {"cpu": 16, "cuda": 64}  # beyond, a pass takes longer but hardly less for each epoch
 
 
 class Engine:
     """One set of weights on one device, shared by every stream that is bound to it.
 
     Args:
-        loaded: the model and where its weights came from.
+        loaded: the model and where its weights came from; the engine takes the network over and keeps its weights in
+            the precision asked for.
         device: `auto` (CUDA when torch sees one), `cpu`, `cuda` or `cuda:N`.
-        precision: `float32`, or `bfloat16` by autocast.
-        threads: CPU threads of torch for the whole process; None leaves torch's choice.
+        precision: of the large products: `float32`; `bfloat16`; on a CPU `int8`; on a GPU `float16` and `tf32`.
+        threads: CPU threads of a pass; `auto` measures how many are best.
+        compile: have the network compiled for each montage, once, before it is used.
+        max_batch: the most epochs of one pass; `auto` goes by the device.
 
     Raises:
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist here, or lacks the precision.
     """
 
     def __init__(
@@ -46,21 +58,29 @@ class Engine:
         *,
         device: str = "auto",
         precision: Precision = "float32",
-        threads: int | None = None,
+        threads: int | Literal["auto"] = "auto",
+        compile: bool = False,  # noqa: A002  (as torch calls it)
+        max_batch: int | Literal["auto"] = "auto",
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
         self.device = find_device(device)
-        if precision == "float32":
-            torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions, and good for three digits only
+        refuse_unless_possible(precision, self.device)
+        use_on(self.device, precision)
         self.precision = precision
+        self.threads = None if threads == "auto" else threads
+        self.compiles = compile
+        self.max_batch = _MAX_BATCH.get(self.device.type, 1) if max_batch == "auto" else max_batch
         self.name = loaded.name
         self.spec: ModelSpec = loaded.model.SPEC
         self.weights: WeightsInfo = loaded.info
+        lower(loaded.model, precision, self.device)
         self._model = loaded.model.to(self.device)
+        self._bound: WeakValueDictionary[Hashable, BoundModel] = WeakValueDictionary()
+        self._binding = Lock()
 
     def bind(self, montage: Montage, outputs: Sequence[OutputName], *, duration_s: float, **options: Any) -> BoundModel:
         """Precompute all that depends on the montage, and warm up on one epoch so that the first real one is not late.
+
+        Streams that ask for the same share what is made, for as long as one of them keeps it.
 
         Args:
             montage: channels of the epochs to come.
@@ -78,24 +98,103 @@ class Engine:
                 f"{self.name} from {self.weights.source} has no head for {', '.join(missing)}: "
                 f"ask for some of {has} in model.outputs, or give weights that have the head"
             )
-        with torch.inference_mode():
-            binding = self._model.bind(montage, outputs=frozenset(outputs), **options)
-        bound = BoundModel(self, montage, tuple(outputs), binding, options)
-        if duration_s > 0:
-            bound.warm_up(duration_s)
+        wish = montage, tuple(outputs), duration_s, *((key, _hashable(options[key])) for key in sorted(options))
+        with self._binding:
+            bound = self._bound.get(wish)
+            if bound is None:
+                bound = self.bind_anew(montage, tuple(outputs), options)
+                if duration_s > 0:
+                    bound.warm_up(duration_s)
+                self._bound[wish] = bound
         return bound
+
+    def bind_anew(
+        self,
+        montage: Montage,
+        outputs: tuple[OutputName, ...],
+        options: Mapping[str, Any],
+        setting: Setting | None = None,
+    ) -> BoundModel:
+        """`bind` for one owner, without a warm-up; it waits for nobody else's."""
+        # Not in inference mode, whose tensors cannot be compiled.
+        with torch.no_grad(), autocast(self.device, self.precision):
+            binding = self._model.bind(montage, outputs=frozenset(outputs), **options)
+        return BoundModel(self, montage, outputs, binding, options, setting=setting)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """What every pass runs in."""
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            yield
 
     def run(
         self, x: torch.Tensor, binding: Any, outputs: tuple[OutputName, ...], **of_epochs: Any
     ) -> dict[OutputName, torch.Tensor]:
-        """One forward pass of `(n_epochs, n_chans, n_times)` float32 microvolts on the device."""
-        reduced = self.precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
-            return self._model.encode(x, binding, frozenset(outputs), **of_epochs)
+        """One forward pass of `(n_epochs, n_chans, n_times)` float32 microvolts."""
+        with self.computing():
+            return self._model.encode(x.to(self.device), binding, frozenset(outputs), **of_epochs)
+
+    def compile(self, bound: BoundModel, x: torch.Tensor) -> Encode | None:
+        """The pass of a bound model compiled for epochs like `(3, n_chans, n_times)`; None, having said why, if not."""
+        if self.precision not in ("float32", "tf32"):
+            log.warning("only float32 is compiled: %s in %s runs as it is", self.name, self.precision)
+            return None
+        if bound.steps_one_by_one:
+            log.warning("a sampler is not compiled, for its steps vary: %s runs as it is", self.name)
+            return None
+        encoding = Encoding(self._model, bound.binding, bound.outputs)
+        recipe = Recipe(
+            self.name,
+            (
+                *(self.weights.sha256 or self.weights.source, self.weights.choices),
+                *(self.precision, str(self.device), str(tuple(x.shape[1:]))),
+                *(repr(bound.montage.ch_names), bound.montage.ch_pos.tobytes()),
+                *(repr(sorted(bound.outputs)), repr(sorted(bound.options.items()))),
+            ),
+            max_batch=self.max_batch,
+            threads=cpu.usual(self.threads).threads,
+        )
+        return compiled.prepare(encoding, recipe, x.to(self.device))
+
+    def halve_batches(self, n_epochs: int, error: RuntimeError) -> None:
+        """Take half as many epochs at once from now on, if it was memory that so many lacked; other errors go on.
+
+        Raises:
+            ConfigError: a single epoch does not fit.
+        """
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise error
+        if n_epochs <= 1:
+            raise ConfigError(
+                f"one epoch of {self.name} does not fit into the memory of {self.device}: free some, choose a smaller "
+                "variant, or another device"
+            ) from error
+        self.max_batch = n_epochs // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "%d epochs do not fit into the memory of %s: taking %d at once", n_epochs, self.device, self.max_batch
+        )
+
+    def _to_device(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.device)
+
+    @property
+    def patch_stride(self) -> int | None:
+        """Samples from one patch to the next where the network looks at each alone; None where it does not."""
+        return reuse.stride_of(self._model)
+
+    def run_overlapping(
+        self, epochs: Sequence[Epoch], caches: Sequence[PatchCache], binding: Any, outputs: tuple[OutputName, ...]
+    ) -> dict[OutputName, torch.Tensor]:
+        """One forward pass of those patches of some epochs that are not in the caches of their streams."""
+        network = cast("Patchwise", self._model)
+        with self.computing():
+            return reuse.encode(network, binding, frozenset(outputs), epochs, caches, to_device=self._to_device)
 
     def with_steps(self, binding: Any, steps: int) -> Any:
         """A binding for another number of steps of the sampler, which the model must have."""
-        with torch.inference_mode():
+        with self.computing():
             return cast("Sampled", self._model).with_steps(binding, steps)
 
     def spread(
@@ -105,146 +204,8 @@ class Engine:
         return {name: self._model.spread(name, values, rows, n_chans, binding) for name, values in results.items()}
 
 
-def _as_arrays(results: dict[OutputName, torch.Tensor]) -> dict[OutputName, Float32Array]:
-    return {name: tensor.float().cpu().numpy() for name, tensor in results.items()}
-
-
-class BoundModel:
-    """An engine bound to one montage: what `streamnode.load_model` returns and what a live stream runs.
-
-    Attributes:
-        SPEC: what the model expects of its input.
-        name: such as `luna-base`.
-        weights: where the weights came from.
-        montage: the channels it is bound to.
-        outputs: what it computes.
-        shapes: shape of each output for one epoch of the warm-up's length.
-        reconstructed: the channels of a reconstruction; None where none was asked for.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        montage: Montage,
-        outputs: tuple[OutputName, ...],
-        binding: Any,
-        options: Mapping[str, Any],
-    ) -> None:
-        self.SPEC = engine.spec
-        self.name = engine.name
-        self.weights = engine.weights
-        self.montage = montage
-        self.outputs = outputs
-        rows = getattr(binding, "montage", montage)  # a model that adds channels says so in its binding
-        self.reconstructed: Montage | None = rows if "reconstruction" in outputs else None
-        self.shapes: dict[OutputName, tuple[int, ...]] = {}
-        self._engine = engine
-        self._binding = binding
-        self._options = options
-        self._on: dict[tuple[int, ...], BoundModel] = {}
-        self._paced: tuple[int, BoundModel] | None = None
-
-    def __repr__(self) -> str:
-        """Name, weights, channels and device."""
-        return f"<{self.name} ({self.weights.source}), {self.montage.n_chans} channels, {self._engine.device}>"
-
-    def warm_up(self, duration_s: float) -> None:
-        """Run twice on a fixed made-up epoch: allocations and kernel choices happen here, not on live data."""
-        n_times = round(duration_s * self.SPEC.sfreq)
-        x = np.random.default_rng(0).standard_normal((1, self.montage.n_chans, n_times)).astype(np.float32)
-        # A step of a sampler is like the next; and it only runs where there is something to rebuild.
-        model = self.with_steps(1) if self._steps_one_by_one else self
-        rows = tuple(range(1 if self.SPEC.rebuilds and self.montage.n_chans > 2 else 0, self.montage.n_chans))
-        for _ in range(2):
-            self.shapes = {name: array.shape[1:] for name, array in model.run_on(rows, x).items()}
-
-    @property
-    def _steps_one_by_one(self) -> bool:
-        return self.SPEC.rebuilds and "reconstruction" in self.outputs
-
-    def with_steps(self, steps: int) -> BoundModel:
-        """The same with another number of steps of the sampler; 0 passes epochs without it."""
-        if self._paced is None or self._paced[0] != steps:
-            binding = self._engine.with_steps(self._binding, steps)
-            self._paced = steps, BoundModel(self._engine, self.montage, self.outputs, binding, self._options)
-        return self._paced[1]
-
-    def cost(self, duration_s: float, steps: int) -> Cost:
-        """What a pass takes on this machine, measured on a made-up epoch with one channel bad.
-
-        Args:
-            duration_s: of the epochs to come.
-            steps: of the sampler, at least 2: with so many and with one it is measured.
-        """
-        n_times = round(duration_s * self.SPEC.sfreq)
-        x = np.random.default_rng(0).standard_normal((1, self.montage.n_chans, n_times)).astype(np.float32)
-        took = {}
-        for n in (1, 1, steps):  # the first is slow, as every first time
-            model = self.with_steps(n)
-            began = perf_counter()
-            model.run_on(tuple(range(1, self.montage.n_chans)), x)
-            took[n] = perf_counter() - began
-        return Cost.between((1, took[1]), (steps, took[steps]))
-
-    def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
-        """Infer `(n_epochs, n_chans, n_times)` finite float32 microvolts; arrays come back `(n_epochs, ...)`."""
-        return _as_arrays(self._infer(epochs_uV))
-
-    def _infer(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, torch.Tensor]:  # noqa: N803
-        x = torch.from_numpy(np.ascontiguousarray(epochs_uV)).to(self._engine.device)
-        return self._engine.run(x, self._binding, self.outputs, **of_epochs)
-
-    def run_on(self, rows: tuple[int, ...], epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
-        """`run` on some of the channels only, as if the others were not there; a model that rebuilds them does so.
-
-        Args:
-            rows: indices of the channels to use, ascending.
-            epochs_uV: `(n_epochs, n_chans, n_times)`, all channels; those not used may be anything.
-
-        Returns:
-            Arrays of the shapes of `run`: what belongs to a channel that was left out is NaN.
-        """
-        if len(rows) == self.montage.n_chans:
-            return self.run(epochs_uV)
-        if self.SPEC.rebuilds:
-            bad = sorted(set(range(self.montage.n_chans)).difference(rows))
-            return _as_arrays(self._infer(epochs_uV, bad=bad))
-        index = list(rows)
-        if rows not in self._on:
-            if len(self._on) >= _SUBSETS:
-                self._on.pop(next(iter(self._on)))
-            some = Montage(tuple(self.montage.ch_names[row] for row in rows), self.montage.ch_pos[index])
-            self._on[rows] = self._engine.bind(some, self.outputs, duration_s=0, **self._options)
-        some_model = self._on[rows]
-        results = some_model._infer(epochs_uV[:, index])  # noqa: SLF001  (its own kind)
-        return _as_arrays(self._engine.spread(results, index, self.montage.n_chans, some_model._binding))  # noqa: SLF001
-
-    def encode(self, epochs_uV: ArrayLike) -> ModelOutput:  # noqa: N803
-        """What the model says of some epochs.
-
-        Args:
-            epochs_uV: `(n_epochs, n_chans, n_times)` or `(n_chans, n_times)` microvolts at `SPEC.sfreq`, channels in
-                the order of `montage`.
-
-        Returns:
-            A `ModelOutput` whose arrays all have a first axis of n_epochs.
-
-        Raises:
-            ContractError: wrong shape or length, or a sample is not finite.
-        """
-        x = np.asarray(epochs_uV, dtype=np.float32)
-        x = x[None] if x.ndim == 2 else x
-        if x.ndim != 3 or x.shape[1] != self.montage.n_chans:
-            raise ContractError(
-                f"{self.name} is bound to {self.montage.n_chans} channels and takes (n_epochs, {self.montage.n_chans}, "
-                f"n_times), not {np.shape(epochs_uV)}: give one row per channel of .montage.ch_names"
-            )
-        check_finite(x, self.montage)
-        t_last = (x.shape[2] - 1) / self.SPEC.sfreq
-        output = ModelOutput(
-            self.name, stream="", seq=0, run=0, t0=0.0, t_last=t_last, untrained=self.weights.untrained
-        )
-        return output.with_arrays(self.run(x))
+def _hashable(option: Any) -> Hashable:
+    return tuple(option) if isinstance(option, list) else cast("Hashable", option)
 
 
 def load_model(
@@ -255,6 +216,7 @@ def load_model(
     ch_pos: NDArray[Any] | None = None,
     device: str = "auto",
     precision: Precision = "float32",
+    compile: bool = False,  # noqa: A002  (as torch calls it)
     outputs: Sequence[OutputName] | None = None,
     revision: str = "main",
     sha256: str | None = None,
@@ -268,34 +230,24 @@ def load_model(
         ch_names: channel labels in the order of the rows to come; `Fc5.`, `EEG Fp1` and `FP1-F7` are understood.
         ch_pos: `(n_chans, 3)` metres in the head frame; None or NaN rows are looked up by name.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `float32` or `bfloat16`.
+        precision: `float32`, `bfloat16`, on a CPU `int8`, on a GPU `float16` and `tf32`.
+        compile: have the network compiled for the montage, which takes up to a minute, once.
         outputs: what `encode` returns; None for what the encoder yields, without heads.
         revision: hub revision.
         sha256: digest the weights file must have.
         options: the model's own, such as `vocabulary` of LUNA or `pool` and `n_heads` of EEG-DINO.
 
     Raises:
-        ConfigError: unknown model or device.
+        ConfigError: unknown model or device, or a precision that the device lacks.
         WeightsError: the weights cannot be had, or are not this model's.
         ContractError: a channel cannot be placed, or the weights lack a head.
     """
     load_keys = (*catalog.find(name).family.load_options, "which")
     to_load = {key: options.pop(key) for key in load_keys if key in options}
     loaded = catalog.load(name, weights or "hub", revision=revision, sha256=sha256, **to_load)
-    engine = Engine(loaded, device=device, precision=precision)
+    engine = Engine(loaded, device=device, precision=precision, compile=compile)
     asked = outputs or [name for name in _OF_ENCODER if name in loaded.model.available_outputs]
     return engine.bind(make_montage(ch_names, ch_pos), asked, duration_s=engine.spec.durations[0], **options)
-
-
-def check_finite(epochs: Float32Array, montage: Montage) -> None:
-    """Raise `ContractError` naming the first channel of `(n_epochs, n_chans, n_times)` with a NaN or infinity."""
-    if np.isfinite(epochs).all():
-        return
-    epoch, channel, sample = (int(i) for i in np.argwhere(~np.isfinite(epochs))[0])
-    raise ContractError(
-        f"sample {sample} of channel {montage.ch_names[channel]} in epoch {epoch} is not a finite number: "
-        "fill or drop what is missing before encoding"
-    )
 
 
 def find_device(name: str) -> torch.device:

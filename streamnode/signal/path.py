@@ -1,17 +1,20 @@
-"""The whole signal path, from the chunks of a source to the epochs of a model, in one of three modes.
+"""The whole signal path, from the chunks of a source to the epochs of a model, in one of four modes.
 
 `causal`: causal filters as samples come; an epoch is late by their constant delay. `window`: the offline preprocessing
 of the model on each epoch and the margin before it; not late at all. `lookahead`: the same with a fixed time after the
-epoch too, by which it is late. Epochs around markers are cut from causally filtered samples.
+epoch too, by which it is late. `recording`: the same on a whole file at once. Epochs around markers are cut from
+causally filtered samples.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol, Unpack
 
+import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
@@ -23,7 +26,7 @@ from streamnode.signal.offline import Preprocessing
 from streamnode.signal.window import WindowEpocher
 from streamnode.types import Chunk, Clock, Epoch, ModelSpec, StreamInfo
 
-Mode = Literal["causal", "window", "lookahead"]
+Mode = Literal["causal", "window", "lookahead", "recording"]
 MARGIN_S = 20.0
 
 
@@ -167,6 +170,43 @@ class WindowEpochs:
         return self._epocher(self._montage(chunk))
 
 
+class RecordingEpochs:
+    """The channels of the model, the offline preprocessing, then epochs; each chunk is a whole recording.
+
+    Args:
+        montage: what makes the channels.
+        prepare: the offline preprocessing.
+        n_times: samples in an epoch, at the model's rate.
+        hop: samples from one epoch to the next, at the model's rate.
+        clock: LSL clock, read when an epoch is cut.
+        first_seq: number of the first epoch.
+    """
+
+    delay_s = settling_s = 0.0
+
+    def __init__(
+        self, montage: Chain, prepare: Preprocessing, *, n_times: int, hop: int, clock: Clock, first_seq: int = 0
+    ) -> None:
+        self.info = replace(montage.info, sfreq=prepare.sfreq_out)
+        self._montage, self._prepare = montage, prepare
+        self._epocher = Epocher(self.info, n_times=n_times, hop=hop, clock=clock, first_seq=first_seq)
+
+    def describe(self) -> tuple[str, ...]:
+        """Every step in words, in order."""
+        return (*self._montage.describe(), "the recording as a whole", *self._prepare.labels)
+
+    def prepare(self, chunk: Chunk) -> Chunk:
+        """All of a recording, before it is cut."""
+        picked, sfreq = self._montage(chunk), chunk.info.sfreq
+        data = self._prepare(np.ascontiguousarray(picked.data.T, dtype=np.float64)).T
+        t0 = chunk.t0 + self._prepare.grid(chunk.n_times).first / sfreq
+        return replace(picked, info=self.info, data=data, start=round(chunk.start * self.info.sfreq / sfreq), t0=t0)
+
+    def __call__(self, chunk: Chunk) -> list[Epoch]:
+        """Take in a whole recording and return its epochs, in order."""
+        return self._epocher(self.prepare(chunk))
+
+
 def build_epochs(
     info: StreamInfo,
     spec: ModelSpec,
@@ -179,7 +219,7 @@ def build_epochs(
     margin_s: float = MARGIN_S,
     lookahead_s: float = 0.0,
     **wishes: Unpack[Wishes],
-) -> CausalEpochs | WindowEpochs:
+) -> CausalEpochs | WindowEpochs | RecordingEpochs:
     """The signal path between a stream and a model.
 
     Args:
@@ -205,6 +245,8 @@ def build_epochs(
     montage = build_montage(info, spec, **wishes)
     low, high = band(info, spec, **wishes)
     prepare = Preprocessing(info.sfreq, spec, low, high, wishes.get("notch_hz"))
+    if mode == "recording":
+        return RecordingEpochs(montage, prepare, n_times=n_times, hop=hop, clock=clock, first_seq=first_seq)
     epocher = WindowEpocher(
         montage.info,
         prepare,

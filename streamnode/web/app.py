@@ -63,6 +63,7 @@ def _figures(status: Status) -> dict[str, Any]:
     """What a stream has come to."""
     return {
         "outputs": None if status.session is None else _jsonable(asdict(status.session.meta)),
+        "reuse": None if status.session is None else status.session.reuse,
         "model": status.model,
         "epochs": status.epochs,
         "dropped": status.dropped,
@@ -80,9 +81,9 @@ def summary(output: ModelOutput) -> dict[str, Any]:
 
 
 def percentiles_ms(durations_s: Iterable[float]) -> dict[str, float]:
-    """Median and 99th percentile of some durations, milliseconds."""
-    p50, p99 = np.percentile(np.fromiter(durations_s, float) * 1e3, [50, 99])
-    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
+    """Median, 99th and 99.9th percentile of some durations, milliseconds."""
+    values = np.percentile(np.fromiter(durations_s, float) * 1e3, [50, 99, 99.9])
+    return {name: round(float(value), 3) for name, value in zip(("p50", "p99", "p99.9"), values, strict=True)}
 
 
 def make_app(view: NodeView) -> Starlette:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,12 @@ from safetensors.torch import save_file
 
 import streamnode
 from streamnode.errors import ConfigError, ContractError, WeightsError
-from streamnode.inference.engine import BoundModel, find_device, load_model
+from streamnode.inference import compiled
+from streamnode.inference.engine import BoundModel, Engine, find_device, load_model
+from streamnode.inference.precision import Precision
+from streamnode.models import catalog
 from streamnode.models.luna import VARIANTS, random_state
+from streamnode.montage import make_montage
 from streamnode.types import Float32Array, OutputName
 
 CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
@@ -67,13 +74,13 @@ def test_labels_may_be_spelled_as_devices_do(model: BoundModel) -> None:
     np.testing.assert_array_equal(same.encode(epochs_uv(1)).embedding, model.encode(epochs_uv(1)).embedding)
 
 
-def test_bfloat16_is_close() -> None:
-    """Reduced precision stays within 2 % of float32."""
-    reduced = load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cpu", precision="bfloat16")
-    full = load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cpu")
-    a, b = (m.encode(epochs_uv(1)).arrays()["embedding"] for m in (reduced, full))
-    error = float(np.linalg.norm(a - b) / np.linalg.norm(b))
-    assert 0 < error < 0.02
+@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.01), ("int8", 0.02)])
+def test_reduced_precision_is_close(model: BoundModel, precision: Precision, limit: float) -> None:
+    """Narrow weights stay within 1 or 2 % of float32, and that in float32 arrays."""
+    reduced = load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cpu", precision=precision)
+    a, b = (m.encode(epochs_uv(1)).arrays()["embedding"] for m in (reduced, model))
+    assert a.dtype == np.float32
+    assert 0 < float(np.linalg.norm(a - b) / np.linalg.norm(b)) < limit
 
 
 def test_reconstruction_is_in_microvolts(tmp_path: Path) -> None:
@@ -157,13 +164,10 @@ def test_unknown_device_is_refused() -> None:
         find_device("gpu")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_equals_cpu(model: BoundModel) -> None:
-    """float32 on the GPU agrees with the CPU to 1e-4."""
-    on_gpu = load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cuda")
-    a, b = (m.encode(epochs_uv(2)).arrays()["embedding"] for m in (on_gpu, model))
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+def test_a_precision_for_gpus_is_refused_on_a_cpu() -> None:
+    """float16 on the CPU is one sentence that says what to use."""
+    with pytest.raises(ConfigError, match="use bfloat16, int8 or float32 on the CPU"):
+        load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cpu", precision="float16")
 
 
 def test_import_of_the_package_does_not_import_torch() -> None:
@@ -197,3 +201,152 @@ def test_channels_left_out_are_as_if_they_were_not_there(
     assert {key: array.shape[1:] for key, array in arrays.items()} == whole.shapes
     for key, array in some.run(x[:, rows]).items():
         np.testing.assert_array_equal(arrays[key][np.isfinite(arrays[key])], array.ravel())
+
+
+# ---- What streams share ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(catalog.load("luna-base", "random:0"), device="cpu", max_batch=4)
+
+
+def bind(engine: Engine, **options: Any) -> BoundModel:
+    wishes: dict[str, Any] = {"outputs": ("embedding",), "duration_s": 5.0, "vocabulary": "strict"} | options
+    return engine.bind(make_montage(CH_NAMES), **wishes)
+
+
+def test_equal_streams_share_a_bound_model(engine: Engine) -> None:
+    """Equal montages, outputs, durations and options are bound once; what differs in one of them is apart."""
+    shared = bind(engine)
+    assert bind(engine, duration_s=5.0) is shared
+    for other in ({"outputs": ("embedding", "tokens")}, {"duration_s": 2.5}, {"vocabulary": "alias"}):
+        assert bind(engine, **other) is not shared
+
+
+def test_a_bound_model_goes_with_its_last_stream(engine: Engine) -> None:
+    """Nothing is kept for montages that no stream has any more."""
+    kept = weakref.ref(bind(engine))
+    gc.collect()
+    assert kept() is None
+
+
+def test_large_batches_pass_in_parts(engine: Engine, model: BoundModel) -> None:
+    """More epochs than one pass takes come back in one piece and in order."""
+    epochs = epochs_uv(9)
+    alone = [model.run(epochs[i : i + 1])["embedding"] for i in range(9)]
+    np.testing.assert_allclose(bind(engine).run(epochs)["embedding"], np.concatenate(alone), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("luna-base", "float32"), ("luna-base", "int8"), ("eegdino-small", "bfloat16"), ("eegdino-small", "float32")],
+)
+def test_not_a_number_stays_in_its_row(name: str, precision: Precision) -> None:
+    """NaN in one epoch of a batch makes its own results NaN, and leaves those of the others as they are without it."""
+    model = load_model(name, weights="random:0", ch_names=CH_NAMES, device="cpu", precision=precision)
+    n_times = round(model.SPEC.durations[0] * model.SPEC.sfreq)
+    epochs = epochs_uv(3, n_times=n_times)
+    whole = model.run(epochs)["embedding"]
+    epochs[1, 2, 7] = np.nan
+    marked = model.run(epochs)["embedding"]
+    assert np.isnan(marked[1]).all()
+    np.testing.assert_array_equal(marked[[0, 2]], whole[[0, 2]])
+
+
+# ---- When memory is short --------------------------------------------------------------------------------------------
+
+
+def fail_beyond(engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int, error: RuntimeError) -> list[int]:
+    """Let passes of more than so many epochs fail; the list tells what was tried."""
+    tried, run = list[int](), engine.run
+
+    def failing(x: torch.Tensor, *args: Any, **of_epochs: Any) -> Any:
+        tried.append(len(x))
+        if len(x) > most:
+            raise error
+        return run(x, *args, **of_epochs)
+
+    monkeypatch.setattr(engine, "run", failing)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")],
+)
+def test_batches_are_halved_when_memory_is_short(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: RuntimeError
+) -> None:
+    """Half as many epochs pass at once from then on, which is told once; no epoch is lost."""
+    bound, epochs = bind(engine), epochs_uv(6)
+    expected = bound.run(epochs)["embedding"]
+    monkeypatch.setattr(engine, "max_batch", 4)
+    tried = fail_beyond(engine, monkeypatch, 2, error)
+    np.testing.assert_allclose(bound.run(epochs)["embedding"], expected, rtol=0, atol=2e-5)
+    bound.run(epochs)
+    assert tried == [4, 2, 2, 2, 2, 2, 2]
+    assert caplog.messages == ["4 epochs do not fit into the memory of cpu: taking 2 at once"]
+
+
+def test_an_epoch_that_does_not_fit_is_an_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where halving is of no more use, one sentence says what is."""
+    bound = bind(engine)
+    monkeypatch.setattr(engine, "max_batch", 4)
+    fail_beyond(engine, monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(ConfigError, match="one epoch of luna-base does not fit into the memory of cpu: free some"):
+        bound.run(epochs_uv(3))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What halving cannot mend is told as it is."""
+    bound = bind(engine)
+    fail_beyond(engine, monkeypatch, 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        bound.run(epochs_uv(3))
+
+
+# ---- Compiled --------------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_network_runs_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of the length it was made for take the compiled way; others, and other channels, the usual one."""
+    shapes = list[tuple[int, ...]]()
+
+    def prepare(encoding: compiled.Encoding, _: compiled.Recipe, x: torch.Tensor) -> compiled.Encode:
+        def encode(x: torch.Tensor) -> dict[OutputName, torch.Tensor]:
+            shapes.append(tuple(x.shape))
+            return results[len(x)]
+
+        results: dict[int, dict[OutputName, torch.Tensor]] = {n: encoding(x[[0] * n]) for n in (1, 2, 4, 8, 16)}
+        return encode
+
+    monkeypatch.setattr(compiled, "prepare", prepare)
+    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_: 2.0)
+    model = load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cpu", compile=True)
+    shapes.clear()
+    model.run(epochs_uv(2))
+    assert shapes == [(2, 6, 1280)]
+    model.run(epochs_uv(2, n_times=640))
+    model.run_on((0, 1, 2), epochs_uv(2))
+    assert shapes == [(2, 6, 1280)]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"precision": "int8"}, "only float32 is compiled: luna-base in int8 runs as it is"),
+        ({}, "luna-base is compiled but runs as it is, which is 2.0 times faster"),
+    ],
+)
+def test_what_is_not_compiled_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, options: dict[str, Any], why: str
+) -> None:
+    """Where compiling is not possible, or no gain, one sentence says so."""
+    monkeypatch.setattr(compiled, "prepare", lambda *_: pytest.fail)
+    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_: 0.5)
+    wishes: dict[str, Any] = {"weights": "random:0", "ch_names": CH_NAMES, "device": "cpu", "outputs": ("embedding",)}
+    with caplog.at_level(logging.INFO, logger="streamnode"):
+        model = load_model("luna-base", compile=True, **wishes, **options)
+    assert why in caplog.messages
+    assert np.isfinite(model.run(epochs_uv(1))["embedding"]).all()

@@ -14,7 +14,7 @@ import streamnode
 from streamnode.errors import ContractError
 from streamnode.models.luna import SPEC as LUNA
 from streamnode.signal.offline import Preprocessing
-from streamnode.signal.path import CausalEpochs, Mode, WindowEpochs, build_epochs
+from streamnode.signal.path import CausalEpochs, Mode, RecordingEpochs, WindowEpochs, build_epochs
 from streamnode.signal.window import WindowEpocher
 from streamnode.sources.replay import read
 from streamnode.types import Chunk, Epoch, Float64Array, FloatArray, StreamInfo
@@ -29,7 +29,9 @@ def path(
     info: StreamInfo, mode: str = "window", n_times: int = 256, hop: int = 64, **changes: Any
 ) -> CausalEpochs | WindowEpochs:
     changes = {"margin_s": 2.0, "lookahead_s": 0.5 if mode == "lookahead" else 0.0, "notch_hz": 50, **changes}
-    return build_epochs(info, OFFLINE, cast("Mode", mode), n_times=n_times, hop=hop, clock=lambda: 0.0, **changes)
+    epochs = build_epochs(info, OFFLINE, cast("Mode", mode), n_times=n_times, hop=hop, clock=lambda: 0.0, **changes)
+    assert not isinstance(epochs, RecordingEpochs)
+    return epochs
 
 
 def run(cut_epochs: Callable[[Chunk], list[Epoch]], chunks: Iterable[Chunk]) -> list[Epoch]:

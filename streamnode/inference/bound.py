@@ -1,0 +1,276 @@
+"""A network bound to a montage: batches in microvolts in, arrays out, as fast as its device allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from streamnode.errors import ContractError
+from streamnode.inference import cpu, graphs
+from streamnode.inference.compiled import Encode
+from streamnode.inference.cpu import Setting
+from streamnode.inference.pace import Cost
+from streamnode.inference.reuse import PatchCache
+from streamnode.types import Epoch, Float32Array, ModelOutput, Montage, OutputName
+
+if TYPE_CHECKING:
+    from streamnode.inference.engine import Engine
+
+log = logging.getLogger(__name__)
+
+_SUBSETS = 32  # montages with channels left out that stay bound
+_PACES = 2  # numbers of steps whose schedules, of some 2 MB a step, are kept
+_WARM_UP_S = 0.5  # for batches; those that take longer are not held up by what a first time takes
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def _recall(kept: dict[K, V], key: K, make: Callable[[], V], limit: int) -> V:
+    """What is kept under a key, or is made for it; the oldest gives way."""
+    value = kept.get(key)
+    if value is None:
+        value = make()
+        while len(kept) >= limit:
+            kept.pop(next(iter(kept)), None)
+        kept[key] = value
+    return value
+
+
+def _as_arrays(results: dict[OutputName, torch.Tensor]) -> dict[OutputName, Float32Array]:
+    return {name: tensor.float().cpu().numpy() for name, tensor in results.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fast:
+    """A pass made for epochs of one shape `(n_chans, n_times)`."""
+
+    encode: Encode
+    shape: tuple[int, ...]
+
+
+class BoundModel:
+    """An engine bound to one montage: what `streamnode.load_model` returns and what a live stream runs.
+
+    Attributes:
+        SPEC: what the model expects of its input.
+        name: such as `luna-base`.
+        weights: where the weights came from.
+        montage: the channels it is bound to.
+        outputs: what it computes.
+        shapes: shape of each output for one epoch of the warm-up's length.
+        reconstructed: the channels of a reconstruction; None where none was asked for.
+        binding: what the network has made of montage and options.
+        options: of the model, as given when binding.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        montage: Montage,
+        outputs: tuple[OutputName, ...],
+        binding: Any,
+        options: Mapping[str, Any],
+        *,
+        setting: Setting | None = None,
+    ) -> None:
+        self.SPEC = engine.spec
+        self.name = engine.name
+        self.weights = engine.weights
+        self.montage = montage
+        self.outputs = outputs
+        rows = getattr(binding, "montage", montage)  # a model that adds channels says so in its binding
+        self.reconstructed: Montage | None = rows if "reconstruction" in outputs else None
+        self.shapes: dict[OutputName, tuple[int, ...]] = {}
+        self.binding = binding
+        self.options = options
+        self._engine = engine
+        self._setting = setting
+        self._fast: _Fast | None = None
+        self._on: dict[tuple[int, ...], BoundModel] = {}
+        self._paced: dict[int, BoundModel] = {}
+
+    def __repr__(self) -> str:
+        """Name, weights, channels and device."""
+        return f"<{self.name} ({self.weights.source}), {self.montage.n_chans} channels, {self._engine.device}>"
+
+    def warm_up(self, duration_s: float) -> None:
+        """Choose how passes run, and run some: what first times and choices take happens here, not on live data."""
+        epochs = self._made_up(duration_s, 1)
+        # A step of a sampler is like the next; and it only runs where there is something to rebuild.
+        model = self.with_steps(1) if self.steps_one_by_one else self
+        rows = tuple(range(1 if self.SPEC.rebuilds and self.montage.n_chans > 2 else 0, self.montage.n_chans))
+        self.shapes = {name: array.shape[1:] for name, array in model.run_on(rows, epochs).items()}
+        if self._engine.device.type == "cpu":
+            alike, threads = (self.name, self._engine.precision), self._engine.threads
+            self._setting = cpu.choose_once(alike, lambda: model.run_on(rows, epochs), threads)
+        self._paced.clear()  # they are to follow the setting
+        self._fast = self._speed_up(self._made_up(duration_s, 3))
+        if not self.steps_one_by_one:
+            self._warm_up_batches(duration_s)
+
+    def _made_up(self, duration_s: float, n_epochs: int) -> Float32Array:
+        shape = n_epochs, self.montage.n_chans, round(duration_s * self.SPEC.sfreq)
+        return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+    def _speed_up(self, epochs: Float32Array) -> _Fast | None:
+        """Passes of whole epochs compiled or recorded, where that can be had and is faster."""
+        x, engine = torch.from_numpy(epochs), self._engine
+        encode = engine.compile(self, x) if engine.compiles else None
+        if engine.device.type == "cuda" and not self.steps_one_by_one:
+            launch = encode or (lambda x: engine.run(x, self.binding, self.outputs))
+            try:
+                encode = graphs.record(launch, x.shape[1:], engine.max_batch, engine.device)
+            except torch.OutOfMemoryError as error:
+                engine.halve_batches(engine.max_batch, error)
+                return self._speed_up(epochs)
+        elif encode is not None and (gain := self._gain(encode, x[:1])) < 1:
+            log.info("%s is compiled but runs as it is, which is %.1f times faster", self.name, 1 / gain)
+            return None
+        return encode and _Fast(encode, x.shape[1:])
+
+    def _gain(self, encode: Encode, x: torch.Tensor) -> float:
+        with torch.inference_mode():
+            return cpu.speedup(lambda: self._pass(x.numpy()), lambda: encode(x))
+
+    def _warm_up_batches(self, duration_s: float) -> None:
+        began = perf_counter()
+        for size in graphs.batch_sizes(self._engine.max_batch):
+            if perf_counter() - began > _WARM_UP_S:
+                break
+            self.run(self._made_up(duration_s, size))
+
+    @property
+    def steps_one_by_one(self) -> bool:
+        """Whether passes are steps of a sampler, whose number may differ from one to the next."""
+        return self.SPEC.rebuilds and "reconstruction" in self.outputs
+
+    def with_steps(self, steps: int) -> BoundModel:
+        """The same with another number of steps of the sampler; 0 passes epochs without it."""
+
+        def pace() -> BoundModel:
+            binding = self._engine.with_steps(self.binding, steps)
+            return BoundModel(self._engine, self.montage, self.outputs, binding, self.options, setting=self._setting)
+
+        return _recall(self._paced, steps, pace, _PACES)
+
+    def cost(self, duration_s: float, steps: int) -> Cost:
+        """What a pass takes on this machine, measured on a made-up epoch with one channel bad.
+
+        Args:
+            duration_s: of the epochs to come.
+            steps: of the sampler, at least 2: with so many and with one it is measured.
+        """
+        x, took = self._made_up(duration_s, 1), dict[int, float]()
+        for n in (1, 1, steps):  # the first is slow, as every first time
+            model = self.with_steps(n)
+            began = perf_counter()
+            model.run_on(tuple(range(1, self.montage.n_chans)), x)
+            took[n] = perf_counter() - began
+        return Cost.between((1, took[1]), (steps, took[steps]))
+
+    def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
+        """Infer `(n_epochs, n_chans, n_times)` finite float32 microvolts; arrays come back `(n_epochs, ...)`."""
+        return self._infer(epochs_uV)
+
+    def _infer(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, Float32Array]:  # noqa: N803
+        """Pass by pass, no more epochs at once than fit."""
+        parts, done = list[dict[OutputName, Float32Array]](), 0
+        while not parts or done < len(epochs_uV):
+            batch = epochs_uV[done : done + self._engine.max_batch]
+            try:
+                parts.append(self._pass(batch, **of_epochs))
+            except RuntimeError as error:
+                self._engine.halve_batches(len(batch), error)
+            else:
+                done += len(batch)
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _pass(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, Float32Array]:  # noqa: N803
+        x = torch.from_numpy(np.ascontiguousarray(epochs_uV))
+        if self._fast is not None and self._fast.shape == x.shape[1:] and len(x) and not of_epochs:
+            with torch.inference_mode():
+                return _as_arrays(self._fast.encode(x))
+        with self._set():
+            return _as_arrays(self._engine.run(x, self.binding, self.outputs, **of_epochs))
+
+    def _set(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._setting is None else self._setting.applied()
+
+    def run_overlapping(self, epochs: Sequence[Epoch], caches: Sequence[PatchCache]) -> dict[OutputName, Float32Array]:
+        """`run` of epochs of different streams, of which only the patches that their caches lack are computed."""
+        with self._set():
+            return _as_arrays(self._engine.run_overlapping(epochs, caches, self.binding, self.outputs))
+
+    def run_on(self, rows: tuple[int, ...], epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
+        """`run` on some of the channels only, as if the others were not there; a model that rebuilds them does so.
+
+        Args:
+            rows: indices of the channels to use, ascending.
+            epochs_uV: `(n_epochs, n_chans, n_times)`, all channels; those not used may be anything.
+
+        Returns:
+            Arrays of the shapes of `run`: what belongs to a channel that was left out is NaN.
+        """
+        if len(rows) == self.montage.n_chans:
+            return self.run(epochs_uV)
+        if self.SPEC.rebuilds:
+            bad = sorted(set(range(self.montage.n_chans)).difference(rows))
+            return self._infer(epochs_uV, bad=bad)
+        index = list(rows)
+
+        def bind_some() -> BoundModel:
+            some = Montage(tuple(self.montage.ch_names[row] for row in rows), self.montage.ch_pos[index])
+            return self._engine.bind_anew(some, self.outputs, self.options, self._setting)
+
+        some_model = _recall(self._on, rows, bind_some, _SUBSETS)
+        results = {name: torch.from_numpy(array) for name, array in some_model.run(epochs_uV[:, index]).items()}
+        return _as_arrays(self._engine.spread(results, index, self.montage.n_chans, some_model.binding))
+
+    def encode(self, epochs_uV: ArrayLike) -> ModelOutput:  # noqa: N803
+        """What the model says of some epochs.
+
+        Args:
+            epochs_uV: `(n_epochs, n_chans, n_times)` or `(n_chans, n_times)` microvolts at `SPEC.sfreq`, channels in
+                the order of `montage`.
+
+        Returns:
+            A `ModelOutput` whose arrays all have a first axis of n_epochs.
+
+        Raises:
+            ContractError: wrong shape or length, or a sample is not finite.
+        """
+        x = np.asarray(epochs_uV, dtype=np.float32)
+        x = x[None] if x.ndim == 2 else x
+        if x.ndim != 3 or x.shape[1] != self.montage.n_chans:
+            raise ContractError(
+                f"{self.name} is bound to {self.montage.n_chans} channels and takes (n_epochs, {self.montage.n_chans}, "
+                f"n_times), not {np.shape(epochs_uV)}: give one row per channel of .montage.ch_names"
+            )
+        check_finite(x, self.montage)
+        t_last = (x.shape[2] - 1) / self.SPEC.sfreq
+        output = ModelOutput(
+            self.name, stream="", seq=0, run=0, t0=0.0, t_last=t_last, untrained=self.weights.untrained
+        )
+        return output.with_arrays(self.run(x))
+
+
+def check_finite(epochs: Float32Array, montage: Montage) -> None:
+    """Raise `ContractError` naming the first channel of `(n_epochs, n_chans, n_times)` with a NaN or infinity."""
+    if np.isfinite(epochs).all():
+        return
+    epoch, channel, sample = (int(i) for i in np.argwhere(~np.isfinite(epochs))[0])
+    raise ContractError(
+        f"sample {sample} of channel {montage.ch_names[channel]} in epoch {epoch} is not a finite number: "
+        "fill or drop what is missing before encoding"
+    )

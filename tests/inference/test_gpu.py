@@ -1,0 +1,86 @@
+"""Passes on a GPU: recorded as CUDA graphs, in every precision, and as they are where that fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streamnode.inference import graphs
+from streamnode.inference.engine import BoundModel, load_model
+from streamnode.inference.precision import Precision
+from streamnode.types import Float32Array
+
+CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def load(name: str, device: str, **options: Any) -> BoundModel:
+    return load_model(name, weights="random:0", ch_names=CH_NAMES, outputs=("embedding",), device=device, **options)
+
+
+def epochs_uv(model: BoundModel, n_epochs: int) -> Float32Array:
+    n_times = round(model.SPEC.durations[0] * model.SPEC.sfreq)
+    shape = n_epochs, len(CH_NAMES), n_times
+    return (20 * np.random.default_rng(1).standard_normal(shape)).astype(np.float32)
+
+
+def error(found: Float32Array, true: Float32Array) -> float:
+    return float(np.linalg.norm(found - true) / np.linalg.norm(true))
+
+
+class TestWithGpu:
+    pytestmark = needs_gpu
+
+    @pytest.mark.parametrize("name", ["luna-base", "eegpt-large", "eegdino-small", "zuna-1.1"])
+    def test_graphs_equal_the_cpu(self, name: str) -> None:
+        """Any number of epochs, with and without a recording of that size, is what the CPU says."""
+        on_cpu, on_gpu = load(name, "cpu"), load(name, "cuda")
+        for n_epochs in (1, 3, 5):
+            x = epochs_uv(on_cpu, n_epochs)
+            assert error(on_gpu.run(x)["embedding"], on_cpu.run(x)["embedding"]) < 1e-4
+
+    @pytest.mark.parametrize(("precision", "limit"), [("tf32", 5e-3), ("bfloat16", 2e-2), ("float16", 5e-3)])
+    def test_precisions(self, precision: Precision, limit: float) -> None:
+        """Each is as close to float32 as its format allows, and not the same."""
+        full = load("luna-base", "cuda")
+        x = epochs_uv(full, 2)
+        true = full.run(x)["embedding"]
+        assert 0 < error(load("luna-base", "cuda", precision=precision).run(x)["embedding"], true) < limit
+
+    def test_what_cannot_be_recorded_runs_as_it_is(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A failed recording is one sentence, and results are the same."""
+        x = epochs_uv(recorded := load("luna-base", "cuda"), 2)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr(graphs, "Graph", fail)
+        plain = load("luna-base", "cuda")
+        assert "cannot be recorded as a CUDA graph" in caplog.text
+        assert error(plain.run(x)["embedding"], recorded.run(x)["embedding"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"),
+    [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (16, [1, 2, 4, 8, 16]), (48, [1, 2, 4, 8, 16, 32, 48])],
+)
+def test_batch_sizes_double(most: int, sizes: list[int]) -> None:
+    """1, 2, 4 and so on, and the most that was asked for."""
+    assert graphs.batch_sizes(most) == sizes
+
+
+@pytest.mark.parametrize(("n_epochs", "size"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
+def test_the_smallest_recording_that_fits_is_replayed(n_epochs: int, size: int) -> None:
+    """No more rows are computed than need be."""
+
+    class Recording:
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+    recordings: Any = [Recording(size) for size in (8, 4, 2, 1)]
+    assert graphs.fitting(recordings, n_epochs).size == size
