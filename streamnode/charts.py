@@ -202,6 +202,7 @@ def reconstruction(run: Run) -> Figure | None:
     rebuilt, original = run.arrays.get("reconstruction"), run.epochs
     if rebuilt is None or original is None:
         return None
+    rebuilt = rebuilt[:, : original.shape[1]]  # what is added has nothing to be compared with
     error = np.array([_root_mean_square(new - old, axis=1) for new, old in zip(rebuilt, original, strict=True)])
     if not np.isfinite(error).any():
         return None
@@ -260,11 +261,12 @@ def comparison(
     n_times = round(_SHOWN_S * sfreq)
     old, new = np.asarray(before)[rows, :n_times], np.asarray(after)[rows, :n_times]
     times = np.arange(new.shape[1]) / sfreq
-    title = f"{len(shown)} of {_count(len(rebuilt), 'rebuilt channel')}, the first {len(times) / sfreq:.3g} s"
+    part = f"{len(shown)} of " if len(shown) < len(rebuilt) else ""
+    title = f"{part}{_count(len(rebuilt), 'rebuilt channel')}, the first {len(times) / sfreq:.3g} s"
     figure = _figure(title, height=1.5 * len(shown) + 1.2)
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)
     for ax, name, was, is_now in zip(panels.flat, shown, old, new, strict=True):
-        _label(ax, _plain(name), "", "")
+        _label(ax, _plain(name) if np.isfinite(was).any() else f"{_plain(name)}, which nobody recorded", "", "")
         _overlay(ax, times, before=was, after=is_now)
         ax.set_ylim(_in_proportion(was, is_now))
     _finish_waveforms(figure, panels.flat, len(shown))

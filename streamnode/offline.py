@@ -2,12 +2,13 @@
 
 The epochs are those that a live stream of the same samples yields, and with one epoch to a forward pass (`batch` 1) so
 is, on the same machine, every bit of what the model says of them. All that a `NodeConfig` asks of a stream may be asked
-of a recording.
+of a recording; and of a recording alone that it be prepared as a whole (`signal.mode` `recording`).
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,14 +23,17 @@ from numpy.typing import NDArray
 
 from streamnode import build
 from streamnode.config import EpochConfig, ModelConfig
-from streamnode.config.tree import NodeSection, SignalConfig
+from streamnode.config.tree import NodeSection, SignalConfig, ZunaConfig
 from streamnode.errors import ConfigError, ContractError
+from streamnode.montage import clean_name, some
 from streamnode.pipeline import Session
 from streamnode.results import Results, load_settings, write, written_whole
 from streamnode.signal.guard import Verdict
 from streamnode.signal.mains import LISTEN_S, detect_mains
+from streamnode.signal.path import EpochStream, MarkerEpochs, RecordingEpochs
+from streamnode.sources.pacing import Annotation
 from streamnode.sources.replay import Recording, read, write_fif
-from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, OutputName, StreamInfo
+from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, Marker, OutputName, StreamInfo
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import BoundModel, Engine
@@ -55,10 +59,12 @@ class Plan:
     """What happens to recordings.
 
     Attributes:
-        model: the model and its weights.
-        epoch: the windows it is given.
+        model: the model and its weights. Where v1 of ZUNA is to divide by the standard deviation of the recording and
+            `signal.mode` is `recording`, leave `std_uv` out.
+        epoch: the windows it is given. Around markers, these are the annotations of the recording.
         signal: what happens to the signal before.
         reading: keywords of `streamnode.sources.replay.read`.
+        bad: channels that the model does not see in any epoch, whatever `signal.bad_channels` makes of the others.
         batch: epochs in a forward pass; more than one is faster on a GPU, and changes the last digits.
         node: who says so, in the description of the results.
     """
@@ -67,6 +73,7 @@ class Plan:
     epoch: EpochConfig = field(default_factory=EpochConfig)
     signal: SignalConfig = field(default_factory=SignalConfig)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    bad: tuple[str, ...] = ()
     batch: int = 1
     node: NodeSection = field(default_factory=lambda: NodeSection(name="offline", http=None))
 
@@ -146,13 +153,20 @@ def process(
         ConfigError: the plan does not fit the model.
     """
     watch = watch or Stopwatch()
+    _refuse_idle(plan)
     with watch("prepare"):
-        session = build.open_session(plan, engine, _heard(recording, plan.signal))
-    expected = 1 + int((recording.duration_s - _needed_s(session, plan)) / plan.epoch.hop_s)
+        info = _heard(recording, plan.signal)
+        plan, measured = _scaled(recording, engine, plan, info)
+        session = build.open_session(plan, engine, info)
+        bad = _rows_of(plan.bad, session.path.info)
+    expected = _expected(recording, session, plan)
     epochs, epoch_ms, data = list[Epoch](), list[float](), list[Float32Array]()
     said: dict[OutputName, list[Float32Array]] = {name: [] for name in session.model.outputs}
     draws = "reconstruction" in said
-    for batch in _batches(watch.each("signal", _ahead(_verdicts(recording, session))), plan.batch):
+    rebuilds = draws and engine.spec.rebuilds
+    rebuilt = list[NDArray[np.bool_]]()
+    verdicts = (_without(verdict, bad) for verdict in _verdicts(recording, session, plan))
+    for batch in _batches(watch.each("signal", _ahead(verdicts)), plan.batch):
         x, began = np.stack([verdict.epoch.data for verdict in batch]), perf_counter()
         with watch("inference"):
             rows = batch[0].rows
@@ -160,18 +174,34 @@ def process(
         epoch_ms += [1e3 * (perf_counter() - began) / len(batch)] * len(batch)
         for name, parts in said.items():
             parts.append(arrays[name])
+        if rebuilds:
+            rebuilt += [_rebuilt(rows, session)] * len(batch)
         if draws or len(epochs) < _SAMPLE:
             data.append(x)
         epochs += [replace(verdict.epoch, data=_NO_DATA) for verdict in batch]
         on_epochs(len(epochs), max(len(epochs), expected))
     if not epochs:
-        raise ContractError(_too_short(recording, session, plan))
+        raise ContractError(_without_epochs(recording, session, plan))
     tables, original = _tables(epochs), np.concatenate(data)
     tables |= {name: np.concatenate(parts) for name, parts in said.items()}
     if draws:
         tables |= {"original": original, "rmse_uv": _rmse(tables["reconstruction"], original)}
-    results = Results(session.meta, session.path.info.montage, {}, tables)
+    if rebuilds:
+        tables["rebuilt"] = np.stack(rebuilt)
+    results = Results(session.meta, session.path.info.montage, measured, tables)
     return Outcome(results, session.model, np.array(epoch_ms), watch.seconds, original[:_SAMPLE])
+
+
+def _refuse_idle(plan: Plan) -> None:
+    """Raise `ConfigError` if the sampler would have nothing to do."""
+    model, policy = plan.model, plan.signal.bad_channels
+    if not isinstance(model, ZunaConfig) or "reconstruction" not in model.outputs or not model.keep_known:
+        return
+    if not (model.add or plan.bad or policy == "mask"):
+        raise ConfigError(
+            "ZUNA has nothing to draw where all channels are kept: name bad ones, set signal.bad_channels to mask, add "
+            "some with model.add, or set model.keep_known to false"
+        )
 
 
 def _heard(recording: Recording, signal: SignalConfig) -> StreamInfo:
@@ -182,17 +212,68 @@ def _heard(recording: Recording, signal: SignalConfig) -> StreamInfo:
     return replace(recording.info, mains_hz=detect_mains(first.T, recording.info.sfreq))
 
 
-def _verdicts(recording: Recording, session: Session) -> Iterator[Verdict]:
+def _scaled(recording: Recording, engine: Engine, plan: Plan, info: StreamInfo) -> tuple[Plan, dict[str, Any]]:
+    """The plan with what its model must know of a recording as a whole, and the same for the results."""
+    model = plan.model
+    asked = isinstance(model, ZunaConfig) and model.variant == "v1" and model.std_uv is None
+    path = build.signal_path(plan, engine.spec, info) if asked else None
+    if not isinstance(path, RecordingEpochs):
+        return plan, {}
+    whole = path.prepare(Chunk(info, recording.data, 0, 0.0, recording.duration_s, 0))
+    good = np.delete(whole.data, _rows_of(plan.bad, path.info), axis=1)
+    std_uv = float((good - good.mean(axis=1, keepdims=True)).std()) if good.size else 0.0
+    if not std_uv:
+        return plan, {}
+    return replace(plan, model=model.model_copy(update={"std_uv": std_uv})), {"measured": {"std_uv": std_uv}}
+
+
+def _rows_of(names: Sequence[str], info: StreamInfo) -> list[int]:
+    """Indices of channels. Raises `ConfigError` if one is not there."""
+    known = {name.casefold(): row for row, name in enumerate(info.ch_names)}
+    if absent := [name for name in names if clean_name(name).casefold() not in known]:
+        raise ConfigError(
+            f"{info.name} has no {', '.join(absent)} to call bad: name some of its channels, {', '.join(info.ch_names)}"
+        )
+    return [known[clean_name(name).casefold()] for name in names]
+
+
+def _without(verdict: Verdict, bad: Sequence[int]) -> Verdict:
+    """The verdict with these channels left out of what is inferred."""
+    if not bad:
+        return verdict
+    rows = range(verdict.epoch.info.n_chans) if verdict.rows is None else verdict.rows
+    return replace(verdict, rows=tuple(row for row in rows if row not in bad))
+
+
+def _rebuilt(rows: Sequence[int] | None, session: Session) -> NDArray[np.bool_]:
+    """Which channels of a reconstruction have nothing but the model behind them."""
+    drawn, n_chans = session.meta.reconstructed, session.path.info.n_chans
+    assert drawn is not None
+    seen = np.isin(np.arange(drawn.n_chans), range(n_chans) if rows is None else rows)
+    return ~seen
+
+
+def _verdicts(recording: Recording, session: Session, plan: Plan) -> Iterator[Verdict]:
     """The epochs that may be inferred; times count from the first sample of the recording."""
     sfreq = recording.info.sfreq
-    for block in recording.blocks(max(1, round(_CHUNK_S * sfreq)), loop=False):
+    n_times = len(recording.data) if plan.signal.mode == "recording" else max(1, round(_CHUNK_S * sfreq))
+    markers = deque(Marker(event.description, event.t_s) for event in recording.annotations)
+    for block in recording.blocks(n_times, loop=False):
         t0 = block.row / sfreq
         chunk = Chunk(session.info, block.data, block.row, t0, t0 + len(block.data) / sfreq, block.run)
         session.guard.watch(chunk)
-        for epoch in session.path(chunk):
+        for epoch in _cut(session.path, chunk, markers):
             verdict = session.guard.judge(epoch, session.guard.raw_quality(epoch))
             if isinstance(verdict, Verdict):
                 yield verdict
+
+
+def _cut(path: EpochStream, chunk: Chunk, markers: deque[Marker]) -> list[Epoch]:
+    """The epochs that a chunk completes; markers up to its end are taken from the queue."""
+    epochs: list[Epoch] = []
+    while isinstance(path, MarkerEpochs) and markers and markers[0].t <= chunk.t_last:
+        epochs += path.add_marker(markers.popleft())
+    return epochs + path(chunk)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -211,9 +292,26 @@ def _batches(verdicts: Iterator[Verdict], size: int) -> Iterator[list[Verdict]]:
             yield batch
 
 
-def _too_short(recording: Recording, session: Session, plan: Plan) -> str:
+def _expected(recording: Recording, session: Session, plan: Plan) -> int:
+    """How many epochs there will be."""
+    if plan.epoch.markers is not None:
+        return len(recording.annotations)
+    return 1 + int((recording.duration_s - _needed_s(session, plan)) / plan.epoch.hop_s)
+
+
+def _without_epochs(recording: Recording, session: Session, plan: Plan) -> str:
+    """Why a recording gave no epoch."""
+    name, markers = recording.info.name, plan.epoch.markers
+    if markers is not None:
+        labels = some(sorted({event.description for event in recording.annotations})) or "none at all"
+        return (
+            f"{name} has no whole epoch around an annotation like {', '.join(markers.labels)} (there is {labels}): "
+            "choose others in epoch.markers.labels, or shorter epochs"
+        )
+    if recording.duration_s >= _needed_s(session, plan):
+        return f"every epoch of {name} has channels that signal.bad_channels gives up: choose keep, or mend them"
     return (
-        f"{recording.info.name} lasts {recording.duration_s:g} s, and one epoch takes {_needed_s(session, plan):.4g} s "
+        f"{name} lasts {recording.duration_s:g} s, and one epoch takes {_needed_s(session, plan):.4g} s "
         "with the delay of the signal chain: choose a longer recording, or a shorter epoch.duration_s"
     )
 
@@ -281,21 +379,52 @@ def run_file(
         if target.suffix == ".fif":
             write_fif(part, reconstruction_of(recording, outcome))
         else:
-            write(part, replace(outcome.results, settings=settings))
+            write(part, replace(outcome.results, settings={**settings, **outcome.results.settings}))
     return outcome
 
 
 def reconstruction_of(recording: Recording, outcome: Outcome) -> Recording:
-    """Reconstructed epochs that do not overlap as a recording, with the annotations; zero where one was left out."""
+    """Reconstructed epochs that do not overlap as a recording; zero where one was left out.
+
+    The annotations come with it, and `rebuilt/Cz` marks where a channel has nothing but the model behind it.
+    """
     tables, meta = outcome.results.tables, outcome.results.meta
     assert meta.reconstructed is not None
-    rows, drawn = tables["epoch/start"] - tables["epoch/start"][0], tables["reconstruction"]
-    data = np.zeros((rows[-1] + drawn.shape[2], drawn.shape[1]), np.float32)
-    for row, epoch in zip(rows, drawn, strict=True):
-        data[row : row + drawn.shape[2]] = epoch.T
-    t0 = float(tables["epoch/t0"][0])
-    events = tuple(event._replace(t_s=event.t_s - t0) for event in recording.annotations if event.t_s >= t0)
-    return Recording(replace(recording.info, sfreq=meta.sfreq, montage=meta.reconstructed), data, events)
+    data, t0 = continuous(outcome.results, "reconstruction").T, float(tables["epoch/t0"][0])
+    events = [event._replace(t_s=event.t_s - t0) for event in recording.annotations if event.t_s >= t0]
+    events += _rebuilt_spans(outcome.results, meta.reconstructed.ch_names)
+    info = replace(recording.info, sfreq=meta.sfreq, montage=meta.reconstructed)
+    return Recording(info, np.ascontiguousarray(data), tuple(sorted(events)))
+
+
+def continuous(results: Results, name: str) -> Float32Array:
+    """`(n_rows, n_times)`: epochs of a table that do not overlap, each in its place; zero where one was left out."""
+    rows, epochs = results.tables["epoch/start"] - results.tables["epoch/start"][0], results.tables[name]
+    data = np.zeros((epochs.shape[1], rows[-1] + epochs.shape[2]), np.float32)
+    for row, epoch in zip(rows, epochs, strict=True):
+        data[:, row : row + epoch.shape[1]] = epoch
+    return data
+
+
+def before_and_after(results: Results) -> tuple[Float32Array, Float32Array, list[str]]:
+    """The channels that were rebuilt in any epoch, `(n_rows, n_times)` each, and their names; NaN where none was."""
+    tables, drawn = results.tables, results.meta.reconstructed
+    if drawn is None or "rebuilt" not in tables:
+        return _NO_DATA, _NO_DATA, []
+    rows = np.flatnonzero(tables["rebuilt"].any(axis=0))
+    before, after = continuous(results, "original"), continuous(results, "reconstruction")
+    before = np.pad(before, ((0, len(after) - len(before)), (0, 0)), constant_values=np.nan)
+    return before[rows], after[rows], [drawn.ch_names[row] for row in rows]
+
+
+def _rebuilt_spans(results: Results, ch_names: Sequence[str]) -> Iterator[Annotation]:
+    """From when to when each channel was rebuilt."""
+    tables, duration_s = results.tables, results.meta.duration_s
+    for name, rebuilt in zip(ch_names, tables.get("rebuilt", np.empty((0, 0))).T, strict=False):
+        t0 = tables["epoch/t0"][rebuilt] - tables["epoch/t0"][0]
+        for span in np.split(t0, np.flatnonzero(np.diff(t0) > 1.5 * duration_s) + 1):
+            if len(span):
+                yield Annotation(float(span[0]), float(span[-1] - span[0]) + duration_s, f"rebuilt/{name}")
 
 
 def settings_of(path: Path, engine: Engine, plan: Plan) -> dict[str, Any]:
@@ -312,10 +441,13 @@ def settings_of(path: Path, engine: Engine, plan: Plan) -> dict[str, Any]:
     settings = {
         "source": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
         "weights": engine.weights.sha256 or engine.weights.source,
-        "model": plan.model.model_dump(mode="json", exclude={"device", "threads", "weights", "revision", "sha256"}),
+        "model": plan.model.model_dump(
+            mode="json", exclude={"device", "threads", "compile", "max_batch", "weights", "revision", "sha256"}
+        ),
         "epoch": plan.epoch.model_dump(mode="json"),
         "signal": plan.signal.model_dump(mode="json"),
         "reading": dict(plan.reading),
+        "bad": plan.bad,
     }
     as_read_back: dict[str, Any] = json.loads(json.dumps(settings))
     return as_read_back
@@ -364,6 +496,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "forward_share": outcome.seconds["inference"] / total_s,
         "seconds": dict(outcome.seconds),
     }
+    said |= outcome.results.settings.get("measured", {})
     if "rmse_uv" in tables:
         rmse = tables["rmse_uv"]
         said["rmse_uv"] = {

@@ -14,6 +14,7 @@ with its `shape` in the metadata of the column.
                      float32  what was asked for; a reconstruction is in microvolts
     original         float32  (n_chans, n_times) microvolts, what a reconstruction is to be compared with
     rmse_uv          float32  (n_chans,) root of the mean square of their difference, microvolts
+    rebuilt          bool     (n_rows,) which channels of a reconstruction have nothing but the model behind them
 
 The metadata is JSON: `meta` describes model, weights, channels and signal chain as `streamnode.wire` does for live
 results, `ch_pos` has [x, y, z] metres of the channels as the model sees them (null where unknown), `settings` is all
@@ -22,8 +23,9 @@ that these results follow from, `versions` those of the libraries that computed 
 A safetensors file also has what luna-rs and zuna-rs write, so that their readers read it, i counting epochs from 0:
 
     LUNA, where there are logits or a reconstruction: output_{i} (1, n_classes), or (n_chans, n_times) as z-scores
-    ZUNA, where there are tokens: embeddings_{i} (n_tokens, 32), tok_idx_{i} (n_tokens, 4), the bins of x, y, z and t
-    both: chan_pos_{i} (n_chans, 3) metres, n_samples (1,), the number of epochs as a float32
+    ZUNA, where there are tokens: embeddings_{i} (n_tokens, 32), tok_idx_{i} (n_tokens, 4), the bins of x, y, z and t;
+        and where there is a reconstruction: reconstructed_{i} (n_rows, n_times), as z-scores
+    both: chan_pos_{i} (n_rows, 3) metres, n_samples (1,), the number of epochs as a float32
 """
 
 from __future__ import annotations
@@ -53,9 +55,10 @@ SUFFIXES = (".safetensors", ".parquet")
 
 Tables = Mapping[str, NDArray[Any]]
 _COMPUTE_WITH = ("numpy", "scipy", "torch")
-_OF_A_PORT = re.compile(r"(output|embeddings|tok_idx|chan_pos)_\d+|n_samples")
+_OF_A_PORT = re.compile(r"(output|embeddings|tok_idx|reconstructed|chan_pos)_\d+|n_samples")
 _ZUNA_BINS = {"zuna-v1": 50, "zuna-1.1": 100}
 _ZUNA_BOX_M = 0.12
+_ZUNA_EPS_UV, _ZUNA_FLAT_UV = 1.0, 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,12 +214,14 @@ def _as_its_port(results: Results) -> dict[str, NDArray[Any]]:
         rows = {"output": _z_scored(tables["reconstruction"], tables["original"])}
     elif model.startswith("luna-") and "logits" in tables:
         rows = {"output": tables["logits"][:, np.newaxis]}
-    elif model in _ZUNA_BINS and "tokens" in tables and results.settings.get("model", {}).get("frame") == "head":
-        rows = {"embeddings": tables["tokens"], "tok_idx": _token_bins(results)}
+    elif model in _ZUNA_BINS:
+        rows = _of_zuna(results)
     else:
+        rows = {}
+    if not rows:
         return {}
     n_epochs = len(tables["epoch/seq"])
-    ch_pos = results.montage.ch_pos.astype(np.float32)
+    ch_pos = (results.meta.reconstructed or results.montage).ch_pos.astype(np.float32)
     rows["chan_pos"] = np.broadcast_to(ch_pos, (n_epochs, *ch_pos.shape))
     numbered = {f"{name}_{i}": row for name, table in rows.items() for i, row in enumerate(table)}
     return numbered | {"n_samples": np.array([n_epochs], np.float32)}
@@ -227,6 +232,33 @@ def _z_scored(drawn: Float32Array, original: Float32Array) -> Float32Array:
     mean, std = original.mean(axis=2, keepdims=True), original.std(axis=2, ddof=1, keepdims=True)
     z: Float32Array = (drawn - mean) / (std + np.float32(1e-8))
     return z
+
+
+def _of_zuna(results: Results) -> dict[str, NDArray[Any]]:
+    tables, rows = results.tables, dict[str, NDArray[Any]]()
+    if "tokens" in tables and results.settings.get("model", {}).get("frame") == "head":
+        rows |= {"embeddings": tables["tokens"], "tok_idx": _token_bins(results)}
+    if "reconstruction" in tables:
+        rows["reconstructed"] = np.stack([_scaled_by_zuna(results, epoch) for epoch in range(len(tables["rebuilt"]))])
+    return rows
+
+
+def _scaled_by_zuna(results: Results, epoch: int) -> Float32Array:
+    """Microvolts of an epoch in the standard deviations that `streamnode.models.zuna.normalise` divided it by."""
+    original, drawn, rebuilt = (results.tables[name][epoch] for name in ("original", "reconstruction", "rebuilt"))
+    good, settings = np.flatnonzero(~rebuilt), results.settings
+    reference = original[good].mean(axis=0, dtype=np.float64)
+    known = original[good] - reference
+    mean, std = np.zeros((len(drawn), 1)), np.empty((len(drawn), 1))
+    mean[good] = known.mean(axis=1, keepdims=True)
+    if results.meta.model == "zuna-1.1":
+        std[good] = known.std(axis=1, keepdims=True) + _ZUNA_EPS_UV
+        std[rebuilt] = np.median(std[good])
+    else:
+        given = settings.get("measured", {}).get("std_uv") or settings.get("model", {}).get("std_uv")
+        std[:] = given or max(known.std(), _ZUNA_FLAT_UV)
+    scaled: Float32Array = ((drawn - reference - mean) / std).astype(np.float32)
+    return scaled
 
 
 def _token_bins(results: Results) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from streamnode import build, charts, offline
 from streamnode.cli import files
 from streamnode.config import EpochConfig, LunaConfig
-from streamnode.config.tree import SignalConfig
+from streamnode.config.tree import MarkersConfig, SignalConfig
 from streamnode.errors import ConfigError, ContractError, StreamnodeError
 from streamnode.inference.engine import Engine
 from streamnode.inference.worker import Worker
@@ -405,6 +405,40 @@ def test_too_short(engine: Engine) -> None:
     """A recording without one whole epoch is said to be, with what an epoch takes."""
     with pytest.raises(ContractError, match=r"demo lasts 5 s, and one epoch takes 5\.0\d\d? s with the delay"):
         process(make_recording(5.0), engine, make_plan())
+
+
+def test_epochs_around_annotations(engine: Engine) -> None:
+    """Where a plan cuts around markers, these are the annotations of the recording that match."""
+    spans = (Annotation(0.1, 0.0, "stim/a"), Annotation(2.0, 0.0, "rest"), Annotation(6.5, 0.0, "stim/b"))
+    recording = replace(make_recording(13.0), annotations=spans)
+    plan = replace(make_plan(), epoch=EpochConfig(markers=MarkersConfig(labels=("stim/*",), tmin_s=0.5)))
+
+    tables = process(recording, engine, plan).results.tables
+
+    np.testing.assert_allclose(tables["epoch/t0"], [0.6, 7.0], atol=0.51 / 256)
+    plan = replace(plan, epoch=EpochConfig(markers=MarkersConfig(labels=("go", "stop"))))
+    with pytest.raises(ContractError, match=r"around an annotation like go, stop \(there is rest, stim/a, stim/b\)"):
+        process(recording, engine, plan)
+
+
+def test_no_epoch_is_good_enough(engine: Engine) -> None:
+    """Where all epochs are given up for their channels, it is not for their length."""
+    recording = make_recording()
+    recording.data[:, 2] = 7
+    with pytest.raises(ContractError, match=r"every epoch of demo has channels that signal\.bad_channels gives up"):
+        process(recording, engine, make_plan(bad_channels="skip"))
+
+
+def test_bad_channels_are_not_shown(engine: Engine) -> None:
+    """Channels that are named bad change nothing of what a model says, whatever they hold; unknown ones are refused."""
+    sound, broken = make_recording(), make_recording()
+    broken.data[:, 2] += 100
+    plan = replace(make_plan(reference="as_recorded"), bad=("oz",))
+    one, other = (process(recording, engine, plan).arrays["embedding"] for recording in (sound, broken))
+    np.testing.assert_array_equal(one, other)
+    assert np.abs(one - process(sound, engine, make_plan(reference="as_recorded")).arrays["embedding"]).max() > 1e-3
+    with pytest.raises(ConfigError, match="demo has no Qz to call bad: name some of its channels, Fp1, Cz, Oz, T7"):
+        process(sound, engine, replace(plan, bad=("Qz",)))
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

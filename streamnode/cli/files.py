@@ -36,7 +36,9 @@ _KEYS = {
     "model": {key for kind in get_args(get_args(ModelConfig)[0]) for key in kind.model_fields},
 }
 _OF_ALL_MODELS = {"kind", "variant", "weights", "outputs", "device", "precision", "threads"}
-_OTHERWISE = {"kind": "model", "variant": "model"}
+_OF_ZUNA = ("steps", "sampler", "guidance", "seed", "keep_known", "add", "data_norm", "std_uv")
+_OTHERWISE = {"kind": "model", "variant": "model", "add": "target-channels", "bad_channels": "on-bad"}
+_ZUNA = partial(typer.Option, rich_help_panel="ZUNA")
 
 
 def _plan(
@@ -52,7 +54,8 @@ def _plan(
         float | None, typer.Option(help="Length of an epoch, seconds; by default the one the model was trained on.")
     ] = None,
     mode: Annotated[
-        Literal["causal", "window", "lookahead"], typer.Option(help="How the signal is prepared.")
+        Literal["causal", "window", "lookahead", "recording"],
+        typer.Option(help="How the signal is prepared: as live, or as published, of the recording as a whole."),
     ] = "causal",
     lookahead: Annotated[float | None, typer.Option(help="Seconds after an epoch, with mode lookahead.")] = None,
     notch: Annotated[str | None, typer.Option(help="Mains to remove, Hz; auto listens to the first seconds.")] = None,
@@ -61,6 +64,13 @@ def _plan(
     picks: Annotated[str | None, typer.Option(metavar="A,B,...", help="Channels to use; by default all EEG.")] = None,
     reference: Annotated[
         str | None, typer.Option(help="average, as_recorded or channels such as M1,M2; by default the model's.")
+    ] = None,
+    bad_channels: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Bad ones: ZUNA rebuilds them, others do without.")
+    ] = None,
+    on_bad: Annotated[
+        Literal["keep", "mask", "interpolate", "skip"] | None,
+        typer.Option(help="What to do about channels found to be bad; by default keep, or mask where ZUNA rebuilds."),
     ] = None,
     bipolar: Annotated[str | None, typer.Option(help="TUEG22, TUEG20, or pairs such as Fp1-F7,F7-T3.")] = None,
     cap: Annotated[str | None, typer.Option(help="The cap whose own labels the files use, such as biosemi64.")] = None,
@@ -73,10 +83,30 @@ def _plan(
     csv_columns: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Names of the columns, of CSV files without a line of names.")
     ] = None,
+    steps: Annotated[int | None, _ZUNA(help="Of the sampler; 50 as published.")] = None,
+    sampler: Annotated[Literal["euler", "adams"] | None, _ZUNA(help="euler as published, adams for few steps.")] = None,
+    guidance: Annotated[
+        float | None, _ZUNA("--guidance", "--cfg", help="How strongly the signal steers what is drawn; 1 as published.")
+    ] = None,
+    seed: Annotated[int | None, _ZUNA(help="Of the noise that every epoch starts from; 0 by default.")] = None,
+    keep_known: Annotated[
+        bool | None, _ZUNA("--keep-known/--no-keep-known", help="Good channels as recorded, or drawn as well.")
+    ] = None,
+    target_channels: Annotated[
+        str | None, _ZUNA(metavar="A,B,...|N", help="Channels to add, by 10-05 names, or how many there shall be.")
+    ] = None,
+    data_norm: Annotated[
+        float | None, _ZUNA(help="Standard deviations that are 1 to the network; 10 as published.")
+    ] = None,
+    std_uv: Annotated[
+        float | None,
+        _ZUNA(help="v1: standard deviation, microvolts; by default the epoch's, or the recording's in its mode."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Epochs in a forward pass; 1 gives live results to the bit.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Number format of the network.")
+        Literal["float32", "tf32", "bfloat16", "float16", "int8"],
+        typer.Option(help="Number format of the large products; int8 is for CPUs, float16 and tf32 for GPUs."),
     ] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the network.")] = None,
 ) -> Plan:
@@ -84,13 +114,20 @@ def _plan(
     from streamnode.models import catalog  # noqa: PLC0415
     from streamnode.offline import Plan  # noqa: PLC0415
 
-    duration = duration or catalog.find(model).spec.durations[0]
+    spec = catalog.find(model).spec
+    duration = duration or spec.durations[0]
     kind, _, variant = model.partition("-")
     asked_of_model: dict[str, Any] = {"kind": kind, "variant": variant, "weights": weights, "outputs": _names(outputs)}
     asked_of_model |= {"device": device, "precision": precision, "threads": threads}
+    add = (
+        _names(target_channels) if target_channels is None or not target_channels.isdecimal() else int(target_channels)
+    )
+    of_zuna = steps, sampler, guidance, seed, keep_known, add, data_norm, std_uv
+    asked_of_model |= dict(zip(_OF_ZUNA, of_zuna, strict=True))
     asked_of_signal = {
         "mode": mode,
         "lookahead_s": lookahead,
+        "bad_channels": on_bad or ("mask" if spec.rebuilds and "reconstruction" in outputs else None),
         "notch_hz": _value(notch),
         "l_freq": l_freq,
         "h_freq": h_freq,
@@ -111,6 +148,7 @@ def _plan(
             "times": csv_times,
             "columns": _names(csv_columns),
         },
+        bad=_names(bad_channels) or (),
         batch=batch,
     )
 
@@ -258,7 +296,7 @@ def _in_options(error: StreamnodeError) -> str:
         section, name = key.groups()
         if name not in _KEYS[section]:
             return key.group()  # such as model.safetensors
-        if section == "model" and name not in _OF_ALL_MODELS:
+        if section == "model" and name not in _OF_ALL_MODELS.union(_OF_ZUNA):
             return f"--option {name}"
         return "--" + re.sub("_(s|hz)$", "", _OTHERWISE.get(name, name)).replace("_", "-")
 
@@ -317,7 +355,8 @@ def _show(progress: Progress, task: TaskID, done: int, expected: int) -> None:
 
 
 def _draw(folder: Path, file: Path, outcome: Outcome) -> list[str]:
-    from streamnode.charts import Run, write_charts  # noqa: PLC0415
+    from streamnode.charts import Run, write_charts, write_comparison  # noqa: PLC0415
+    from streamnode.offline import before_and_after  # noqa: PLC0415
 
     results = outcome.results
     run = Run(
@@ -329,7 +368,12 @@ def _draw(folder: Path, file: Path, outcome: Outcome) -> list[str]:
         arrays=outcome.arrays,
         epochs=results.tables.get("original"),
     )
-    return [str(path) for path in write_charts(folder, run)]
+    paths = write_charts(folder, run)
+    before, after, rebuilt = before_and_after(results)
+    if rebuilt:
+        paths.append(folder / "comparison.png")
+        write_comparison(paths[-1], before, after, rebuilt, results.meta.sfreq, rebuilt)
+    return [str(path) for path in paths]
 
 
 def _report(rows: Sequence[Mapping[str, Any]], load: Mapping[str, float], *, as_json: bool) -> None:

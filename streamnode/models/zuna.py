@@ -31,7 +31,7 @@ from streamnode.models.zuna_flow import (
     ZunaConfig,
     rotations,
 )
-from streamnode.montage import _ROTATION, _TRANSLATION, make_montage
+from streamnode.montage import _NAMED_CAPS, _ROTATION, _TRANSLATION, make_montage, position
 from streamnode.signal.interpolate import interpolation_matrix
 from streamnode.types import Float64Array, ModelSpec, Montage, OutputName
 
@@ -70,10 +70,11 @@ VARIANTS = {"v1": ZunaConfig("v1"), "1.1": ZunaConfig("1.1")}
 Pool = Literal["mean", "per_channel", "per_token"]
 Frame = Literal["head", "template", "scaled85"]
 
-_LIMIT = 10.0  # standard deviations; what is beyond is clamped
-_EPS_UV = 1.0  # 1.1 divides by std + 1e-6 volts
+DATA_NORM = 10.0  # standard deviations that the network is told are 1; what is beyond is clamped
+V1_1_EPS_UV = 1.0  # 1.1 divides by std + 1e-6 volts
 _FLAT_UV = 1e-3  # what varies by less than a nanovolt is not amplified
 _BOX_M = 0.12  # positions are binned within this distance of the origin along each axis
+_SITES = _NAMED_CAPS["biosemi64"]
 _SCALED85 = 0.87467  # places half of the 10-05 template within 85 mm of its origin
 
 
@@ -112,6 +113,40 @@ def position_bins(ch_pos: Tensor, n_bins: int) -> Tensor:
     return ((ch_pos + _BOX_M) / (2 * _BOX_M) * n_bins).trunc().clamp(0, n_bins - 1).long()
 
 
+def farthest(montage: Montage, n_chans: int) -> list[str]:
+    """The sites of a 64-channel cap that a montage is short of so many, always the farthest from all there are so far.
+
+    The published pipelines rank all sites once, in two frames that do not fit: ears first, and neighbours together.
+
+    Raises:
+        ConfigError: the montage has more channels than that, or all of the cap would not do.
+    """
+    sites = {name: position(name) for name in _SITES.split() if name not in montage.ch_names}
+    n_added = n_chans - montage.n_chans
+    if not 0 <= n_added <= len(sites):
+        raise ConfigError(
+            f"{montage.n_chans} channels cannot become {n_chans}: ask for {montage.n_chans} to "
+            f"{montage.n_chans + len(sites)}, or name the channels to add"
+        )
+    names, places = list(sites), np.array(list(sites.values())).reshape(-1, 3)
+    distance = np.linalg.norm(places[:, None] - montage.ch_pos, axis=-1).min(axis=1)
+    chosen = []
+    for _ in range(n_added):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=-1))
+    return [names[i] for i in chosen]
+
+
+def _added(montage: Montage, add: Montage | Sequence[str] | int) -> Montage:
+    """The channels to reconstruct though nobody recorded them."""
+    if isinstance(add, Montage):
+        return add
+    added = make_montage(farthest(montage, add) if isinstance(add, int) else add)
+    if lost := [name for name, xyz in zip(added.ch_names, added.ch_pos, strict=True) if not np.isfinite(xyz).all()]:
+        raise ConfigError(f"the 10-05 system has no {', '.join(lost)} to add: use its names, such as Cz or FCz")
+    return added
+
+
 def to_tokens(x: Tensor, patch: int) -> Tensor:
     """`(B, C, T)` to `(B, S, patch)`, channel by channel."""
     return x.reshape(len(x), -1, patch)
@@ -145,14 +180,26 @@ class Scaled:
 
 
 def normalise(
-    x_uv: Tensor, generation: Generation, good: Sequence[int], *, n_added: int = 0, std_uv: float | None = None
+    x_uv: Tensor,
+    generation: Generation,
+    good: Sequence[int],
+    *,
+    n_added: int = 0,
+    std_uv: float | None = None,
+    data_norm: float = DATA_NORM,
 ) -> Scaled:
     """Scale epochs as those a generation was trained on (sections 5.1 and 5.7).
 
     Epochs are referenced to the average of their good channels; where that was done before, it changes nothing. Bad
     and added channels go back to microvolts by the median scale of the good ones. So we differ from the published
     pipelines where channels are bad: 1.1's has them in the average and scales them by what they held. And v1's does
-    not put back the means of channels.
+    not put back the means of channels. `zuna_prepare` does as they do.
+
+    All that 1.1 needs is in the epoch, so its scale is right as soon as the filters have settled, which is when epochs
+    are no longer marked as settling. v1 was trained on signals divided by the standard deviation of their whole
+    recording, which no live stream has yet: give that of a recording before, or an epoch's own stands in for it, also
+    without a warm-up. In six recordings of one to four minutes (PhysioNet's eegmmidb, EEGLAB's sample) the own one of
+    5 s was off by 7 to 23 % (median of a recording), and by up to 51 % in one epoch of twenty.
 
     Args:
         x_uv: `(B, C, T)` microvolts.
@@ -160,21 +207,22 @@ def normalise(
         good: rows that are not bad.
         n_added: channels to append.
         std_uv: standard deviation of the whole recording, for v1; None takes that of each epoch.
+        data_norm: standard deviations that are 1 to the network.
     """
     reference = x_uv[:, good].mean(1, keepdim=True)
     known = x_uv[:, good] - reference
     mean = known.mean(-1, keepdim=True)
     if generation == "1.1":
-        std = known.std(-1, correction=0, keepdim=True) + _EPS_UV
+        std = known.std(-1, correction=0, keepdim=True) + V1_1_EPS_UV
     elif std_uv is None:
         std = known.std((1, 2), correction=0, keepdim=True).clamp_min(_FLAT_UV).expand_as(mean)
     else:
         std = torch.full_like(mean, std_uv)
     n_rows = x_uv.shape[1] + n_added
     x = x_uv.new_zeros(len(x_uv), n_rows, x_uv.shape[-1])
-    x[:, good] = ((known - mean) / (_LIMIT * std)).clamp(-1, 1)
-    scale = _LIMIT * std.quantile(0.5, dim=1, keepdim=True).repeat(1, n_rows, 1)
-    scale[:, good] = _LIMIT * std
+    x[:, good] = ((known - mean) / (data_norm * std)).clamp(-1, 1)
+    scale = data_norm * std.quantile(0.5, dim=1, keepdim=True).repeat(1, n_rows, 1)
+    scale[:, good] = data_norm * std
     offset = reference.repeat(1, n_rows, 1)
     offset[:, good] += mean
     return Scaled(x, scale, offset)
@@ -193,7 +241,8 @@ class ZunaBinding:
         space: `(C, 3d / 8)` complex, how far the place of a channel turns heads of d numbers.
         time: `(max_patches, d / 8)` complex, how far the place in the window does.
         pool: what the embedding is.
-        std_uv: what v1 divides by; `dataclasses.replace` lets it follow a signal.
+        std_uv: what v1 divides by; None is the standard deviation of each epoch.
+        data_norm: see `normalise`.
         noise: `(C, max_patches * 32)` what reconstructions start from; None when none is wanted.
         schedule: what they go through; likewise.
         sampler: how they go.
@@ -208,6 +257,7 @@ class ZunaBinding:
     time: Tensor
     pool: Pool
     std_uv: float | None
+    data_norm: float
     noise: Tensor | None
     schedule: Schedule | None
     sampler: Sampler
@@ -252,8 +302,9 @@ class Zuna(nn.Module):
         outputs: Collection[OutputName],
         pool: Pool = "mean",
         frame: Frame = "head",
-        add: Montage | Sequence[str] = (),
+        add: Montage | Sequence[str] | int = (),
         std_uv: float | None = None,
+        data_norm: float = DATA_NORM,
         steps: int = 50,
         sampler: Sampler = "euler",
         guidance: float = 1.0,
@@ -268,12 +319,14 @@ class Zuna(nn.Module):
             pool: the embedding is one row: the mean of all tokens (`mean`), the mean of each channel's (`per_channel`)
                 or all of them (`per_token`).
             frame: see `to_frame`.
-            add: channels to reconstruct though nobody recorded them; those of `montage` are passed over.
+            add: channels to reconstruct though nobody recorded them; those of `montage` are passed over. A number is
+            that of all channels there shall be: see `farthest`.
             std_uv: see `normalise`.
+            data_norm: see `normalise`.
             steps: of the sampler, each one pass through the decoder.
             sampler: `euler`, as published, or `adams`, of second order, which on untrained weights is as exact with 10
                 steps as `euler` with 50; on trained ones nobody has measured it.
-            guidance: 1 is none; see `Decoder.flow`.
+            guidance: of the reconstruction; 1 is none, see `Decoder.flow`.
             seed: of the noise. Every epoch starts from the same, so that its result depends on nothing before it.
             keep_known: return good channels as they were given.
 
@@ -287,9 +340,13 @@ class Zuna(nn.Module):
             raise ConfigError(f"steps is {steps}: take at least 1, or the published 50")
         if std_uv is not None and not std_uv > 0:
             raise ConfigError(f"std_uv is {std_uv}: give the standard deviation of the recording, in microvolts")
+        if not data_norm > 0:
+            raise ConfigError(f"data_norm is {data_norm}: give the published {DATA_NORM:g}, or another number above 0")
+        if guidance != 1 and "reconstruction" not in outputs:
+            raise ConfigError("guidance steers a reconstruction, and none is asked for: leave it out, or ask for one")
         if headless := set(outputs).difference(self.available_outputs):
             raise ContractError(f"these ZUNA weights have nothing for {', '.join(sorted(headless))}: do not ask for it")
-        rows = _extended(montage, add if isinstance(add, Montage) else make_montage(add))
+        rows = _extended(montage, _added(montage, add))
         if lost := [name for name, xyz in zip(rows.ch_names, rows.ch_pos, strict=True) if not np.isfinite(xyz).all()]:
             raise ContractError(f"ZUNA must know where {', '.join(lost)} sits: give positions, or drop the channels")
         draws = "reconstruction" in outputs
@@ -301,6 +358,7 @@ class Zuna(nn.Module):
             time=time,
             pool=pool,
             std_uv=std_uv,
+            data_norm=data_norm,
             noise=self._noise(rows.n_chans, seed) if draws else None,
             schedule=self.decoder.schedule(steps) if draws else None,
             sampler=sampler,
@@ -352,7 +410,14 @@ class Zuna(nn.Module):
         n_chans, n_times = x_uv.shape[1:]
         good = [row for row in range(n_chans) if row not in bad]
         self._refuse_misfit(n_chans, n_times, good, binding, outputs)
-        scaled = normalise(x_uv, self.config.generation, good, n_added=binding.n_added, std_uv=binding.std_uv)
+        scaled = normalise(
+            x_uv,
+            self.config.generation,
+            good,
+            n_added=binding.n_added,
+            std_uv=binding.std_uv,
+            data_norm=binding.data_norm,
+        )
         as_it_is = self._as_it_is(x_uv, binding, bad)
         if as_it_is is not None and set(outputs) == {"reconstruction"}:
             return {"reconstruction": as_it_is}

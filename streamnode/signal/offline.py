@@ -26,13 +26,15 @@ _BLOCK = 8  # channels transformed at once: as many as a processor's vectors and
 Step = Callable[[Float64Array], Float64Array]
 
 
-def band_taps(sfreq: float, l_freq: float, h_freq: float) -> Float64Array:
-    """Taps of MNE's default band-pass; without a lower edge (0) of its low-pass.
+def band_taps(sfreq: float, l_freq: float, h_freq: float | None) -> Float64Array:
+    """Taps of MNE's default band-pass; without a lower edge (0) of its low-pass, without an upper of its high-pass.
 
     Raises:
-        ContractError: `h_freq` is not below the Nyquist frequency.
+        ContractError: the edges are not in order below the Nyquist frequency.
     """
     nyquist = sfreq / 2
+    if h_freq is None:
+        return _highpass_taps(sfreq, l_freq)
     if not 0 <= l_freq < h_freq < nyquist:
         raise ContractError(
             f"the offline filter from {l_freq:g} to {h_freq:g} Hz does not fit a rate of {sfreq:g} Hz: set "
@@ -42,6 +44,19 @@ def band_taps(sfreq: float, l_freq: float, h_freq: float) -> Float64Array:
     n_taps = _odd(math.ceil(_HAMMING / (min(rise, fall) if l_freq else fall) * sfreq))
     taps = _lowpass(sfreq, h_freq, h_freq + fall, n_taps)
     return taps - _lowpass(sfreq, l_freq - rise, l_freq, n_taps) if l_freq else taps
+
+
+def _highpass_taps(sfreq: float, l_freq: float) -> Float64Array:
+    if not 0 < l_freq < sfreq / 2:
+        raise ContractError(
+            f"an offline high-pass at {l_freq:g} Hz does not fit a rate of {sfreq:g} Hz: set signal.l_freq between 0 "
+            f"and {sfreq / 2:g} Hz"
+        )
+    rise = min(max(0.25 * l_freq, 2.0), l_freq)
+    n_taps = _odd(math.ceil(_HAMMING / rise * sfreq))
+    taps = -_lowpass(sfreq, l_freq - rise, l_freq, n_taps)
+    taps[n_taps // 2] += 1.0
+    return taps
 
 
 def notch_taps(sfreq: float, notch_hz: Sequence[float]) -> Float64Array:
@@ -149,7 +164,8 @@ class Preprocessing:
         sfreq: sampling frequency of the signals to come, Hz.
         spec: of the model; `spec.offline` has the steps and their order.
         l_freq: lower edge of the band, Hz.
-        h_freq: upper edge of the band, Hz.
+        h_freq: upper edge of the band, Hz. There is no low-pass where the training data had none and the signal has
+            nothing beyond.
         notch_hz: mains frequency to remove, Hz; None leaves that step out.
 
     Raises:
@@ -161,13 +177,15 @@ class Preprocessing:
             raise ContractError(f"{spec.name} has no published preprocessing to reproduce: set signal.mode to causal")
         self.sfreq = sfreq
         self.sfreq_out = spec.sfreq
+        open_above = 2 * spec.h_freq >= spec.sfreq and 2 * h_freq >= min(sfreq, spec.sfreq)
         labels: list[str] = []
         self._steps: list[Step] = []
         for name in spec.offline:
             match name:
                 case "band":
-                    taps = band_taps(sfreq, l_freq, h_freq)
-                    labels.append(f"{l_freq:g}-{h_freq:g} Hz, zero-phase FIR of {len(taps) / sfreq:.3g} s")
+                    taps = band_taps(sfreq, l_freq, None if open_above else h_freq)
+                    edges = f"from {l_freq:g} Hz" if open_above else f"{l_freq:g}-{h_freq:g} Hz"
+                    labels.append(f"{edges}, zero-phase FIR of {len(taps) / sfreq:.3g} s")
                     self._steps.append(_filter(taps))
                 case "notch" if notch_hz is not None:
                     taps = notch_taps(sfreq, [notch_hz])

@@ -533,6 +533,28 @@ def test_an_added_channel_is_a_bad_one_at_its_place(generation: Generation) -> N
     assert (elsewhere[:, 5] - added["reconstruction"][:, 5]).abs().max() > 0.1
 
 
+def test_a_number_of_channels_fills_the_cap_evenly() -> None:
+    """Each channel to add is of all sites the farthest from those that are there, the ones before it included."""
+    found = network("1.1").bind(CAP, outputs=ALL, add=16).montage
+    assert found.ch_names[:5] == CAP.ch_names
+    assert found.n_chans == len(set(found.ch_names)) == 16
+    assert network("1.1").bind(CAP, outputs=ALL, add=5).montage == CAP
+    sites = zuna.farthest(CAP, 64)
+    for n_chans in range(5, 16):
+        others = make_montage([name for name in sites if name not in found.ch_names[:n_chans]]).ch_pos
+        distance = np.linalg.norm(others[:, None] - found.ch_pos[:n_chans], axis=-1).min(axis=1)
+        added = np.linalg.norm(found.ch_pos[n_chans] - found.ch_pos[:n_chans], axis=1).min()
+        assert added == pytest.approx(distance.max())
+
+
+def test_what_the_network_is_told_is_one_may_be_chosen() -> None:
+    """With another `data_norm` it is as if the signal were so much larger, and microvolts come back all the same."""
+    model, x = exact("v1"), microvolts()
+    usual, double = (run(model, x, std_uv=std, data_norm=norm) for std, norm in ((20.0, 10.0), (10.0, 20.0)))
+    assert_same(double, usual)
+    assert (run(model, x, std_uv=20.0, data_norm=20)["tokens"] - usual["tokens"]).abs().max() > 0.01
+
+
 def test_known_channels_are_kept_on_demand() -> None:
     """With `keep_known`, good channels come back bit for bit and the others as without it."""
     model, x = network("1.1"), microvolts(2).float()
@@ -656,8 +678,10 @@ def test_channels_other_than_the_bound_ones_are_refused() -> None:
 
 def test_channels_without_a_place_are_refused_by_name() -> None:
     """No position is ever guessed, neither of a recorded channel nor of an added one."""
-    with pytest.raises(ContractError, match="where EXG1, elsewhere sits"):
-        network("v1").bind(make_montage(["Cz", "EXG1"]), outputs={"embedding"}, add=["Pz", "elsewhere"])
+    with pytest.raises(ContractError, match="where EXG1 sits: give positions, or drop the channels"):
+        network("v1").bind(make_montage(["Cz", "EXG1"]), outputs={"embedding"})
+    with pytest.raises(ConfigError, match="the 10-05 system has no elsewhere, Qz to add: use its names"):
+        network("v1").bind(CAP, outputs={"embedding"}, add=["Pz", "elsewhere", "Qz"])
 
 
 def test_outputs_without_weights_or_binding_are_refused() -> None:
@@ -681,12 +705,15 @@ def test_outputs_without_weights_or_binding_are_refused() -> None:
         ({"sampler": "heun"}, "use one of euler, adams"),
         ({"steps": 0}, "take at least 1"),
         ({"std_uv": 0.0}, "give the standard deviation of the recording"),
+        ({"data_norm": 0.0}, "give the published 10, or another number above 0"),
+        ({"outputs": {"tokens"}, "guidance": 2.0}, "guidance steers a reconstruction, and none is asked for"),
+        ({"add": 4}, "5 channels cannot become 4: ask for 5 to 64, or name the channels to add"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options: dict[str, Any], message: str) -> None:
     """A misspelt or impossible option is an error, not a default."""
     with pytest.raises(ConfigError, match=message):
-        network("v1").bind(CAP, outputs=ALL, **options)
+        network("v1").bind(CAP, **{"outputs": ALL, **options})
 
 
 # ---- Checkpoints -----------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ import pytest
 
 from streamnode.errors import ContractError
 from streamnode.models.luna import SPEC
+from streamnode.models.zuna import SPEC as ZUNA
 from streamnode.signal.offline import Preprocessing, band_taps, notch_taps, resample, resampled_grid, zero_phase
 from streamnode.sources.replay import read
 from streamnode.types import Float64Array
+from tests.models.test_zuna import hashed
 
 
 def drifting(n_times: int, n_chans: int = 3) -> Float64Array:
@@ -77,6 +79,45 @@ def test_taps_are_mnes() -> None:
     assert_close(zero_phase(data, notch_taps(512, [50, 100, 150])), expected)
 
 
+def test_high_pass_is_the_one_zuna_was_trained_behind() -> None:
+    """Without an upper edge the taps are MNE's high-pass, to the published digits at 256 Hz."""
+    taps = band_taps(256.0, 0.5, None)
+    assert len(taps) == 1691
+    np.testing.assert_allclose(taps[:3], [2.696479e-05, 2.708197e-05, 2.720057e-05], rtol=0, atol=5e-12)
+    np.testing.assert_allclose(taps[845:847], [0.9980373864337085, -0.001962595011619001], rtol=0, atol=1e-15)
+    np.testing.assert_allclose([taps.sum(), (taps**2).sum()], [0, 0.9975820724851793], rtol=0, atol=1e-14)
+    for sfreq, l_freq in [(256, 0.5), (500, 1.0), (100, 12.0)]:
+        expected = mne.filter.create_filter(None, sfreq, l_freq, None, verbose="ERROR")
+        np.testing.assert_allclose(band_taps(sfreq, l_freq, None), expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("sfreq", [100.0, 160.0, 250.0, 256.0, 500.0])
+def test_zuna_has_no_low_pass(sfreq: float) -> None:
+    """Where training knew none, a signal is resampled and high-passed as by MNE, whatever its rate."""
+    data, info = drifting(int(12 * sfreq)), mne.create_info(3, sfreq, "eeg", verbose="ERROR")
+    raw = mne.io.RawArray(data.copy(), info, verbose="ERROR").resample(256, verbose="ERROR")
+    expected = raw.filter(0.5, None, verbose="ERROR").get_data()
+    prepare = Preprocessing(sfreq, ZUNA, 0.5, min(ZUNA.h_freq, sfreq / 2), None)
+    assert_close(prepare(data), expected)
+    assert prepare.labels[-1] == "from 0.5 Hz, zero-phase FIR of 6.61 s"
+    assert Preprocessing(sfreq, ZUNA, 0.5, 40.0, None).labels[-1].startswith("0.5-40 Hz")
+
+
+@pytest.mark.parametrize(
+    ("sfreq", "n_times", "first", "std"),
+    [
+        (250.0, 1024, [7.257573e-06, 5.83819e-06, 7.520901e-06, 2.315695e-06, 9.446785e-06], 5.7437431e-06),
+        (500.0, 512, [6.69742e-06, 6.029728e-06, 6.279805e-06, 1.766472e-06, -3.881854e-06], 4.1484428e-06),
+    ],
+)
+def test_resampling_is_the_published_one(sfreq: float, n_times: int, first: list[float], std: float) -> None:
+    """A recording that a hash makes comes out as from the authors' own preprocessing."""
+    resampled = resample(1e-5 * hashed("golden.resample", 2000).reshape(2, 1000), sfreq, 256.0)
+    assert resampled.shape == (2, n_times)
+    np.testing.assert_allclose(resampled[0, :5], first, rtol=0, atol=1e-12)
+    assert resampled.std() == pytest.approx(std, rel=1e-7)
+
+
 @pytest.mark.parametrize(("sfreq", "sfreq_out"), [(160, 256), (250, 256), (500, 256), (1000, 200), (128, 256)])
 def test_grid_is_where_the_samples_lie(sfreq: float, sfreq_out: float) -> None:
     """A tone read off at the positions the grid gives is the tone, which at the nominal times it is not quite."""
@@ -127,6 +168,7 @@ def test_channels_are_independent() -> None:
             None,
             "the offline filter from 0.1 to 75 Hz does not fit a rate of 128 Hz: set signal.h_freq below 64",
         ),
+        (150, 75, None, "the offline filter from 0.1 to 75 Hz does not fit a rate of 150 Hz: set signal.h_freq below"),
         (160, 75, 79.8, "an offline notch at 79.8 Hz does not fit a rate of 160 Hz"),
     ],
 )
@@ -134,6 +176,13 @@ def test_refusals(sfreq: float, h_freq: float, notch_hz: float | None, message: 
     """What MNE refuses is refused, in one sentence that says what to change."""
     with pytest.raises(ContractError, match=message):
         Preprocessing(sfreq, SPEC, 0.1, h_freq, notch_hz)
+
+
+def test_high_pass_that_does_not_fit() -> None:
+    """Nor is there a high-pass at 0 Hz, or beyond what the signal has."""
+    for l_freq in (0.0, 128.0):
+        with pytest.raises(ContractError, match=f"an offline high-pass at {l_freq:g} Hz does not fit a rate of 256 Hz"):
+            Preprocessing(256.0, ZUNA, l_freq, 128.0, None)
 
 
 def test_nothing_published() -> None:
