@@ -4,10 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test check bench bench-signal bench-ingest schema clean
+.PHONY: demo demo-repair test check bench bench-signal bench-ingest bench-zuna schema clean
 
 demo: $(STAMP)
 	@$(BIN)/python tools/demo.py
+
+demo-repair: $(STAMP)
+	@$(BIN)/python tools/demo_repair.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -19,13 +22,16 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python tools/bench.py
+	$(BIN)/streamnode bench e2e
 
 bench-signal: $(STAMP)
 	$(BIN)/python tools/bench_signal.py
 
 bench-ingest: $(STAMP)
 	$(BIN)/python tools/bench_ingest.py
+
+bench-zuna: $(STAMP)
+	$(BIN)/python tools/bench_zuna.py
 
 schema: $(STAMP)
 	$(BIN)/python -c "from streamnode.config import write_schema; write_schema('configs/schema.json')"

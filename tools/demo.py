@@ -22,12 +22,12 @@ from typing import Any
 import aiomqtt
 import numpy as np
 import pylsl
-import rig
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from streamnode import wire
+from streamnode.bench import rig
 from streamnode.testing import isolate_lsl
 from streamnode.types import OutputMeta
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from streamnode import __version__
-from streamnode.cli import files, live, models
+from streamnode.cli import bench, files, live, models
 from streamnode.errors import StreamnodeError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(live.app)
 app.add_typer(files.app)
 app.add_typer(models.app)
 app.add_typer(models.weights_app, name="weights")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

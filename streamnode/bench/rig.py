@@ -1,4 +1,4 @@
-"""A whole rig on loopback for the demo and the benchmark: broker, source and node, each on its own."""
+"""A whole rig on loopback for the demo and the benchmark: broker, sources and node, each on its own."""
 
 from __future__ import annotations
 
@@ -80,15 +80,20 @@ def write_config(template: Path, folder: Path, **changes: Any) -> Path:
     return target
 
 
-async def stream_info(url: str) -> dict[str, Any] | None:
-    """What `/info` says of the node's one stream, or None while it does not answer."""
+async def stream_infos(url: str) -> list[dict[str, Any]]:
+    """What `/info` says of each stream of the node; nothing while it does not answer."""
 
-    def get() -> dict[str, Any] | None:
-        with suppress(OSError), urllib.request.urlopen(f"{url}/info", timeout=2) as reply:  # noqa: S310
-            return dict(json.load(reply)["streams"][0])
-        return None
+    def get() -> list[dict[str, Any]]:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/info", timeout=5) as reply:  # noqa: S310
+            return list(json.load(reply)["streams"])
+        return []
 
     return await asyncio.to_thread(get)
+
+
+async def stream_info(url: str) -> dict[str, Any] | None:
+    """The same of the node's only stream, or None while it does not answer."""
+    return next(iter(await stream_infos(url)), None)
 
 
 async def until_loaded(node: asyncio.subprocess.Process, url: str) -> None:
