@@ -31,8 +31,8 @@ _DPI = 150
 _WIDTH = 10.5  # inches
 
 # Okabe and Ito (2008), Color Universal Design: told apart with any colour vision.
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-_BLUE, _VERMILION = _LINES[:2]
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_BLUE, _VERMILION = LINES[:2]
 _SKY = "#56B4E9"
 _GREY = "#666666"
 _GRADIENT = "viridis"
@@ -94,7 +94,7 @@ def write_charts(folder: Path, run: Run) -> list[Path]:
     figures = {draw.__name__: draw(run) for draw in (timing, embedding, dimensions, reconstruction, attention)}
     drawn = {folder / f"{name}.png": figure for name, figure in figures.items() if figure is not None}
     for path, figure in drawn.items():
-        _save(figure, path)
+        save_figure(figure, path)
     return list(drawn)
 
 
@@ -119,7 +119,7 @@ def write_comparison(  # noqa: PLR0917
     Raises:
         ConfigError: matplotlib is not installed, or the file cannot be written.
     """
-    _save(comparison(before, after, ch_names, sfreq, rebuilt), path)
+    save_figure(comparison(before, after, ch_names, sfreq, rebuilt), path)
 
 
 # ---- Figures ---------------------------------------------------------------------------------------------------------
@@ -130,16 +130,16 @@ def timing(run: Run) -> Figure | None:
     n_panels = bool(run.seconds) + bool(len(run.epoch_ms))
     if not n_panels:
         return None
-    figure = _figure(run.title, height=3.8)
+    figure = new_figure(run.title, height=3.8)
     panels = iter(figure.subplots(1, n_panels, squeeze=False)[0])
     if run.seconds:
-        ax = _label(next(panels), f"The run: {sum(run.seconds.values()):.3g} s in all", "Wall time (s)", "")
+        ax = entitle(next(panels), f"The run: {sum(run.seconds.values()):.3g} s in all", "Wall time (s)", "")
         bars = ax.barh([_plain(phase) for phase in run.seconds], list(run.seconds.values()), color=_BLUE)
         ax.bar_label(bars, fmt="%.3g s", padding=3)
         ax.invert_yaxis()
         ax.margins(x=0.15)
     if len(run.epoch_ms):
-        ax = _label(next(panels), f"Forward pass of {_count(len(run.epoch_ms), 'epoch')}", "Duration (ms)", "Epochs")
+        ax = entitle(next(panels), f"Forward pass of {_count(len(run.epoch_ms), 'epoch')}", "Duration (ms)", "Epochs")
         ax.hist(run.epoch_ms, bins=min(60, 5 + len(run.epoch_ms) // 5), color=_BLUE)
         median, late = np.percentile(run.epoch_ms, [50, 95])
         ax.axvline(median, color="black", label=f"median {median:.3g} ms")
@@ -156,20 +156,20 @@ def embedding(run: Run) -> Figure | None:
         return None
     components, explained = principal_components(vectors)
     has_plane = len(explained) == 2
-    figure = _figure(run.title, height=4.2)
+    figure = new_figure(run.title, height=4.2)
     panels = iter(figure.subplots(1, 1 + (len(vectors) > 1) + has_plane, squeeze=False)[0])
     _distribution(next(panels), vectors)
     if len(vectors) > 1:
-        ax = _label(next(panels), "Norm over time", "Epoch", "Euclidean norm")
+        ax = entitle(next(panels), "Norm over time", "Epoch", "Euclidean norm")
         _over_epochs(ax, kept, np.linalg.norm(vectors, axis=1), _BLUE)
     if has_plane:
         labels = [f"Component {number} ({share:.0%} of variance)" for number, share in enumerate(explained, start=1)]
-        ax = _label(next(panels), "Epochs by principal components", *labels)
+        ax = entitle(next(panels), "Epochs by principal components", *labels)
         dots = ax.scatter(components[:, 0], components[:, 1], c=kept, cmap=_GRADIENT, s=24)
         figure.colorbar(dots, ax=ax, label="Epoch").ax.locator_params(axis="y", integer=True)
     n_epochs = len(run.arrays["embedding"])
     if len(kept) < n_epochs:
-        _note(figure, f"{n_epochs - len(kept)} of {n_epochs} epochs have no embedding and are left out.")
+        add_note(figure, f"{n_epochs - len(kept)} of {n_epochs} epochs have no embedding and are left out.")
     return figure
 
 
@@ -181,17 +181,17 @@ def dimensions(run: Run) -> Figure | None:
     varies = len(vectors) > 1
     mean, std, index = vectors.mean(axis=0), vectors.std(axis=0), np.arange(vectors.shape[1])
     orders = {"Dimension": index, "Dimension, sorted by mean": np.argsort(mean)}
-    figure = _figure(run.title, height=3.4 * (1 + varies))
+    figure = new_figure(run.title, height=3.4 * (1 + varies))
     panels = figure.subplots(1 + varies, 2, squeeze=False, sharey="row")
     over = f"over {_count(len(vectors), 'epoch')}"
     for ax, (label, order) in zip(panels[0], orders.items(), strict=True):
-        _label(ax, f"Mean {'± standard deviation ' if varies else ''}{over}", label, "Value")
+        entitle(ax, f"Mean {'± standard deviation ' if varies else ''}{over}", label, "Value")
         ax.fill_between(index, (mean - std)[order], (mean + std)[order], color=_BLUE, alpha=0.3, linewidth=0)
         ax.plot(index, mean[order], color=_BLUE, linewidth=1)
     if varies:
         orders = {"Dimension": index, "Dimension, sorted by standard deviation": np.argsort(std)}
         for ax, (label, order) in zip(panels[1], orders.items(), strict=True):
-            _label(ax, f"Standard deviation {over}", label, "Value")
+            entitle(ax, f"Standard deviation {over}", label, "Value")
             ax.plot(index, std[order], color=_VERMILION, linewidth=1)
             ax.set_ylim(bottom=0)
     return figure
@@ -213,13 +213,13 @@ def reconstruction(run: Run) -> Figure | None:
     shown = channels[np.linspace(0, len(channels) - 1, min(_PANELS, len(channels))).round().astype(int)]
 
     heights = [1.6 * ceil(len(shown) / 2) + 0.8, 2.2 * ceil(len(names) / _BARS_A_ROW)]
-    figure = _figure(run.title, height=sum(heights) + 0.4)
+    figure = new_figure(run.title, height=sum(heights) + 0.4)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     above.suptitle(f"Epoch {epoch}, of median error: channels from the best to the worst", fontsize="medium")
     panels = above.subplots(ceil(len(shown) / 2), 2, squeeze=False, sharex=True)
     times = np.arange(original.shape[2]) / run.sfreq
     for ax, channel in zip(panels.flat, shown, strict=False):
-        _label(ax, f"{_plain(names[channel])}: RMSE {error[epoch, channel]:.3g} µV", "", "")
+        entitle(ax, f"{_plain(names[channel])}: RMSE {error[epoch, channel]:.3g} µV", "", "")
         _overlay(ax, times, original=original[epoch, channel], reconstructed=rebuilt[epoch, channel])
     _finish_waveforms(above, panels.flat, len(shown))
     of_channel = _root_mean_square(error, axis=0)
@@ -239,7 +239,7 @@ def attention(run: Run) -> Figure | None:
     placed = np.isfinite(run.montage.ch_pos).all(axis=1)
     shown = np.logical_and(seen, placed)
     heights = [2.7 * ceil(len(shares) / 4) + 0.4, 3.0] if shown.any() else [3.0]
-    figure = _figure(run.title, height=sum(heights) + 0.6)
+    figure = new_figure(run.title, height=sum(heights) + 0.6)
     *above, below = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for subfigure in above:
         _scalp_maps(subfigure, run.montage, shares, shown)
@@ -248,7 +248,7 @@ def attention(run: Run) -> Figure | None:
     reasons = {"no position": names[~placed], "left out of every epoch": names[placed & ~seen]}
     absent = [f"{why}: {_some(channels, 90)}" for why, channels in reasons.items() if len(channels)]
     if absent:
-        _note(figure, f"Not on the maps ({'; '.join(absent)})")
+        add_note(figure, f"Not on the maps ({'; '.join(absent)})")
     return figure
 
 
@@ -263,10 +263,10 @@ def comparison(
     times = np.arange(new.shape[1]) / sfreq
     part = f"{len(shown)} of " if len(shown) < len(rebuilt) else ""
     title = f"{part}{_count(len(rebuilt), 'rebuilt channel')}, the first {len(times) / sfreq:.3g} s"
-    figure = _figure(title, height=1.5 * len(shown) + 1.2)
+    figure = new_figure(title, height=1.5 * len(shown) + 1.2)
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)
     for ax, name, was, is_now in zip(panels.flat, shown, old, new, strict=True):
-        _label(ax, _plain(name) if np.isfinite(was).any() else f"{_plain(name)}, which nobody recorded", "", "")
+        entitle(ax, _plain(name) if np.isfinite(was).any() else f"{_plain(name)}, which nobody recorded", "", "")
         _overlay(ax, times, before=was, after=is_now)
         ax.set_ylim(_in_proportion(was, is_now))
     _finish_waveforms(figure, panels.flat, len(shown))
@@ -351,7 +351,8 @@ def _ranked(values: Float64Array) -> NDArray[np.intp]:
 # ---- Parts of figures ------------------------------------------------------------------------------------------------
 
 
-def _figure(title: str, *, height: float) -> Figure:
+def new_figure(title: str, *, height: float) -> Figure:
+    """An empty chart, its height in inches. Raises `ConfigError` without matplotlib."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
@@ -361,7 +362,7 @@ def _figure(title: str, *, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG with 32 shades of each colour, which is half the size and looks the same."""
     from PIL import Image  # noqa: PLC0415  (comes with matplotlib)
 
@@ -374,7 +375,8 @@ def _save(figure: Figure, path: Path) -> None:
         raise ConfigError(f"{path} cannot be written ({error.strerror}): give another folder for the charts") from error
 
 
-def _label(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:
+def entitle(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:
+    """Say what a panel shows."""
     ax.set_title(title, fontsize="medium")
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
@@ -384,7 +386,8 @@ def _label(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:
     return ax
 
 
-def _note(figure: Figure, text: str) -> None:
+def add_note(figure: Figure, text: str) -> None:
+    """A remark below all panels."""
     figure.supxlabel(_plain(textwrap.fill(text, 160)), fontsize="small", color=_GREY)
 
 
@@ -404,7 +407,7 @@ def _some(names: Iterable[str], width: int) -> str:
 def _distribution(ax: Axes, vectors: Float64Array) -> None:
     """Histogram of all values, and the normal distribution of their mean and standard deviation."""
     mean, std = float(vectors.mean()), float(vectors.std())
-    _label(ax, f"All values: mean {mean:.3g}, SD {std:.3g}", "Value", "Density")
+    entitle(ax, f"All values: mean {mean:.3g}, SD {std:.3g}", "Value", "Density")
     ax.hist(vectors.ravel(), bins=60, density=True, color=_BLUE)
     if std > 0:
         x = np.linspace(mean - 4 * std, mean + 4 * std, 200)
@@ -450,7 +453,7 @@ def _bars(figure: SubFigure, names: Sequence[str], values: Float64Array, title: 
     rows = np.array_split(np.arange(len(names)), ceil(len(names) / _BARS_A_ROW))
     panels = figure.subplots(len(rows), 1, squeeze=False, sharey=True)[:, 0]
     for ax, channels in zip(panels, rows, strict=True):
-        _label(ax, title if ax is panels[0] else "", "", ylabel)
+        entitle(ax, title if ax is panels[0] else "", "", ylabel)
         ax.bar(np.arange(len(channels)), values[channels], color=_BLUE)
         labels = [_plain(names[channel]) for channel in channels]
         too_wide = sum(len(label) + 2 for label in labels) > 120
@@ -496,8 +499,8 @@ def _attention_over_time(ax: Axes, names: Sequence[str], scores: Float32Array) -
     over_epochs = len(scores) > 1
     shares = 100 * (_mean(scores, axis=(1, 2)) if over_epochs else _mean(scores[0], axis=1))
     ranked = _ranked(_mean(shares, axis=0))
-    _label(ax, "The most attended channels over time", "Epoch" if over_epochs else "Patch", "Share of attention (%)")
-    for channel, colour in zip(ranked[::-1], _LINES, strict=False):
+    entitle(ax, "The most attended channels over time", "Epoch" if over_epochs else "Patch", "Share of attention (%)")
+    for channel, colour in zip(ranked[::-1], LINES, strict=False):
         _over_epochs(ax, np.arange(len(shares)), shares[:, channel], colour, _plain(names[channel]))
     ax.axhline(100 / len(ranked), color=_GREY, linestyle="--", linewidth=1, label="an even share", zorder=3)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -1,6 +1,6 @@
 """A node from outside: overhead, latency, CPU and memory, with real LSL in and real LSL and MQTT out.
 
-Sources, node and broker are processes on this machine. Overhead is what the node itself adds: last sample arrived to
+Senders, node and broker are processes on this machine. Overhead is what the node itself adds: last sample arrived to
 result taken by the sink, less the forward pass; the delay that the filters declare is in the latency only.
 """
 
@@ -95,7 +95,7 @@ async def measure(
 
     Args:
         model: name in the catalog, which runs on random weights.
-        n_streams: sources, each a process.
+        n_streams: headsets.
         n_chans: of each, at most 64.
         sfreq: of each, Hz.
         hop_s: from one epoch to the next.
@@ -123,9 +123,8 @@ async def measure(
         url, log = f"http://127.0.0.1:{http_port}", folder / "node.log"
         await stack.enter_async_context(rig.broker(mqtt_port))
         on_step("sources")
-        play = ("play", "synthetic", "--sfreq", str(sfreq), "--channels", str(n_chans), "--name")
-        for name in names:
-            await stack.enter_async_context(rig.streamnode(*play, name, log=folder / f"{name}.log"))
+        senders = rig.python("streamnode.bench.senders", str(sfreq), str(n_chans), *names, log=folder / "senders.log")
+        await stack.enter_async_context(senders)
         started = time.monotonic()
         node = await stack.enter_async_context(rig.streamnode("run", str(config), log=log))
         on_step("first results")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamnode.bench.models import Comparison, Figures, ModelsReport, Point
 from streamnode.bench.streams import StreamsReport
-from streamnode.charts import _LINES, _figure, _label, _note, _save
+from streamnode.charts import LINES, add_note, entitle, new_figure, save_figure
 from streamnode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ Table = tuple[list[str], list[list[str]]]
 """Names of columns, and rows."""
 
 _COLOURS = {
-    "ours": _LINES[0],
-    "compile": _LINES[1],
-    "bfloat16": _LINES[2],
-    "int8": _LINES[3],
-    "float16": _LINES[3],
+    "ours": LINES[0],
+    "compile": LINES[1],
+    "bfloat16": LINES[2],
+    "int8": LINES[3],
+    "float16": LINES[3],
     "tf32": "#F0E442",
-    "eager": _LINES[4],
+    "eager": LINES[4],
     "onnx": "#56B4E9",
     "openvino": "#999999",
     "openvino-bf16": "#F0E442",
@@ -204,17 +204,17 @@ def draw_models(folder: Path, report: ModelsReport) -> list[Path]:
     paths = []
     for name, figure in drawn.items():
         paths.append(folder / f"{name}.png")
-        _save(figure, paths[-1])
+        save_figure(figure, paths[-1])
     return paths
 
 
 def draw_streams(folder: Path, report: StreamsReport) -> list[Path]:
     """Draw what happens as streams become more. Returns and raises as `draw_models`."""
-    figure = _figure(f"{report.model}: {report.n_chans} channels, an epoch every {report.hop_s:g} s", height=4.2)
+    figure = new_figure(f"{report.model}: {report.n_chans} channels, an epoch every {report.hop_s:g} s", height=4.2)
     panels = figure.subplots(1, 2)
-    left = _label(panels[0], "How much of the time the model runs", "Streams", "Share of time (%)")
-    right = _label(panels[1], "From the last sample to the result", "Streams", "99th percentile (ms)")
-    for batched, name, colour in ((True, "together", _LINES[0]), (False, "one by one", _LINES[1])):
+    left = entitle(panels[0], "How much of the time the model runs", "Streams", "Share of time (%)")
+    right = entitle(panels[1], "From the last sample to the result", "Streams", "99th percentile (ms)")
+    for batched, name, colour in ((True, "together", LINES[0]), (False, "one by one", LINES[1])):
         trials = sorted((one for one in report.trials if one.batched == batched), key=lambda one: one.n_streams)
         if not trials:
             continue
@@ -228,13 +228,13 @@ def draw_streams(folder: Path, report: StreamsReport) -> list[Path]:
     for ax in (left, right):
         ax.set_ylim(bottom=0)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    _save(figure, path := folder / "streams.png")
+    save_figure(figure, path := folder / "streams.png")
     return [path]
 
 
 def _latency(report: ModelsReport) -> Figure:
     """The duration of every pass, contender by contender."""
-    figure = _figure(
+    figure = new_figure(
         f"Duration of a pass: {report.rounds} alternating rounds", height=3.4 * ceil(len(report.models) / 2) + 0.6
     )
     for ax, comparison in _panels(figure, report):
@@ -262,8 +262,8 @@ def _latency(report: ModelsReport) -> Figure:
                 fontsize="small",
             )
         ax.set_xlim(0, 1.25 * max(reaches))
-        _label(ax, f"{comparison.model}, {comparison.n_chans} channels", "Duration (ms)", "")
-    _note(
+        entitle(ax, f"{comparison.model}, {comparison.n_chans} channels", "Duration (ms)", "")
+    add_note(
         figure, f"Box: quartiles and median. Whiskers: 5th and 95th percentile. {report.machine}, torch {report.torch}"
     )
     return figure
@@ -271,7 +271,7 @@ def _latency(report: ModelsReport) -> Figure:
 
 def _trade_off(report: ModelsReport) -> Figure:
     """How much faster than eager each contender is, and what it costs in accuracy."""
-    figure = _figure("Speed and accuracy", height=3.6 * ceil(len(report.models) / 2) + 0.8)
+    figure = new_figure("Speed and accuracy", height=3.6 * ceil(len(report.models) / 2) + 0.8)
     for ax, comparison in _panels(figure, report):
         for one in _in_order(comparison.figures):
             if one.speed_up is not None:
@@ -284,7 +284,7 @@ def _trade_off(report: ModelsReport) -> Figure:
         ax.set_yscale("log")
         ax.axvline(1, color="black", linewidth=0.8, linestyle=":")
         ax.margins(0.15)
-        _label(ax, comparison.model, "Times as fast as eager", "NRMSE against float64")
+        entitle(ax, comparison.model, "Times as fast as eager", "NRMSE against float64")
     handles = {text: handle for ax in figure.axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return figure
@@ -292,13 +292,13 @@ def _trade_off(report: ModelsReport) -> Figure:
 
 def _scaling(report: ModelsReport) -> Figure:
     """How the duration grows with channels, and what an epoch costs in a batch."""
-    figure = _figure("Scaling", height=3.2 * len(report.models) + 0.4)
+    figure = new_figure("Scaling", height=3.2 * len(report.models) + 0.4)
     panels = figure.subplots(len(report.models), 2, squeeze=False)
     for (left, right), comparison in zip(panels, report.models, strict=True):
         _curves(left, comparison.by_channels, [point.n_chans for point in comparison.by_channels])
         _curves(right, comparison.by_batch, [point.batch for point in comparison.by_batch])
-        _label(left, f"{comparison.model}, one epoch", "Channels", "Duration (ms)")
-        _label(
+        entitle(left, f"{comparison.model}, one epoch", "Channels", "Duration (ms)")
+        entitle(
             right, f"{comparison.model}, {comparison.n_chans} channels", "Epochs in a pass", "Duration an epoch (ms)"
         )
     return figure

@@ -9,7 +9,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,17 @@ async def broker(port: int) -> AsyncIterator[None]:
         await server.shutdown()
 
 
+def streamnode(*arguments: str, log: Path) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """A `streamnode` process, see `python`."""
+    return python("streamnode.cli", *arguments, log=log)
+
+
 @asynccontextmanager
-async def streamnode(*arguments: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A `streamnode` process that is interrupted, as by Ctrl-C, at the end; it logs to `log`."""
+async def python(module: str, *arguments: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that runs a module and is interrupted, as by Ctrl-C, at the end; what it prints goes to `log`."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "streamnode.cli", *arguments, stdout=output, stderr=output, start_new_session=True
+            sys.executable, "-m", module, *arguments, stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield process

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streamnode.cli.files import _section
+from streamnode.cli.files import section
 from streamnode.cli.show import Json
 from streamnode.config import ModelConfig
 from streamnode.errors import ConfigError
@@ -112,7 +112,7 @@ def streams(
 
     entry = catalog.find(model)
     asked = {"kind": entry.spec.name, "variant": entry.variant, "weights": weights, "device": device}
-    config: Any = _section(ModelConfig, "model", asked | {"threads": threads})
+    config: Any = section(ModelConfig, "model", asked | {"threads": threads})
     with _telling() as on_step:
         measured = asyncio.run(
             measure(

@@ -137,9 +137,9 @@ def _plan(
     }
     own = {key: _value(value) for key, value in _pairs("--option", option).items()}
     return Plan(
-        model=_section(ModelConfig, "model", asked_of_model | own),
-        epoch=_section(EpochConfig, "epoch", {"duration_s": duration, "hop_s": hop or duration}),
-        signal=_section(SignalConfig, "signal", asked_of_signal),
+        model=section(ModelConfig, "model", asked_of_model | own),
+        epoch=section(EpochConfig, "epoch", {"duration_s": duration, "hop_s": hop or duration}),
+        signal=section(SignalConfig, "signal", asked_of_signal),
         reading={
             "cap": cap,
             "rename": _pairs("--rename", rename),
@@ -246,7 +246,7 @@ def _targets(files: Sequence[Path], out: Path, suffix: str) -> list[Path]:
     return targets
 
 
-def _section(kind: Any, name: str, asked: Mapping[str, Any]) -> Any:
+def section(kind: Any, name: str, asked: Mapping[str, Any]) -> Any:
     """A section of a configuration, of what was asked; the rest is as in a file that leaves it out."""
     given = {key: value for key, value in asked.items() if value is not None}
     try:

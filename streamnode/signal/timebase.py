@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -139,6 +140,7 @@ class TimeBase:
         self._point = 0.0
         self._point_sd = self._noise_sd = 1e-3  # of points about the line; from one to the next, where no lag shows
         self._reach, self._top = 0.3, 0.0  # how far stamps scatter: at most of late, in the last block
+        self._highest = 0.0  # magnitude of the errors of this block
         self._open: float | None = None  # error of the last sample, until the next tells whether it was held up
         self._clear_block()
 
@@ -159,6 +161,16 @@ class TimeBase:
         """
         if len(stamps) == 0:
             return []
+        if self._line is not None and not self._surplus and not self._behind:
+            errors = self._errors(stamps, self._line)
+            scatter = _largest(errors)
+            if scatter <= self._band:  # as nearly always: nothing is missing, stale or no stamp
+                self._map(lag := t_arrived - float(stamps[-1]), t_arrived, stamped=True, anew=False)
+                self._lag = min(self._lag, lag)
+                return [self._place(0, errors, scatter)]
+        return self._add_with_care(stamps, t_arrived)
+
+    def _add_with_care(self, stamps: Float64Array, t_arrived: float) -> list[Span]:
         stamps, stamped = self._without_holes(stamps, t_arrived)
         lag = t_arrived - float(stamps[-1])
         self._map(lag, t_arrived, stamped=stamped, anew=self._line is None)
@@ -167,11 +179,11 @@ class TimeBase:
         self._surplus -= row
         spans: list[Span] = []
         while row < len(stamps):
-            errors = stamps[row:] - line.at(self._next) - line.period * np.arange(len(stamps) - row)
+            errors = self._errors(stamps[row:], line)
             ahead, behind = self._breaks(errors)
             n_placed = min(ahead, behind)
             if n_placed:
-                spans.append(self._place(row, errors[:n_placed]))
+                spans.append(self._place(row, errors[:n_placed], _largest(errors[:n_placed])))
                 row += n_placed
             if ahead < behind:
                 self._jump(errors[n_placed:], lag, line)
@@ -188,8 +200,6 @@ class TimeBase:
 
     def _without_holes(self, stamps: Float64Array, t_arrived: float) -> tuple[Float64Array, bool]:
         """The stamps with what is none replaced: from the others, or else from arrival; and whether there was any."""
-        if stamps.min() > _TICK_S and stamps.max() < math.inf:  # which NaN is not
-            return stamps, True
         good = np.isfinite(stamps) & (np.abs(stamps) > _TICK_S)  # liblsl takes a stamp of exactly zero for "now"
         if good.all():
             return stamps, True
@@ -211,9 +221,19 @@ class TimeBase:
         error = (self._lag if self.foreign else self.clock_offset) - self._offset
         self._offset += error * min(elapsed / _SLEW_S, 1.0)
 
+    @property
+    def _band(self) -> float:
+        """How far off stamps may be without a meaning, seconds."""
+        return max(_BAND_S, 1.5 * self._period, 1.5 * self._reach)
+
+    def _errors(self, stamps: Float64Array, line: _Line) -> Float64Array:
+        """How much later than the line says the next samples are stamped."""
+        errors: Float64Array = stamps - (line.at(self._next) + line.period * _ramp(len(stamps)))
+        return errors
+
     def _breaks(self, errors: Float64Array) -> tuple[int, int]:
         """Rows from which samples are missing, and from which they are stale; the number of rows where none are."""
-        n_times, band = len(errors), max(_BAND_S, 1.5 * self._period, 1.5 * self._reach)
+        n_times, band = len(errors), self._band
         self._behind &= bool(errors[0] <= -self._period / 2)
         lower = -self._period / 2 if self._behind else -band
         lowest, highest = float(errors.min()), float(errors.max())
@@ -261,8 +281,8 @@ class TimeBase:
         self._missing += n_times
         self._next += n_times
 
-    def _place(self, row: int, errors: Float64Array) -> Span:
-        """The span of these samples, with what is missing before it."""
+    def _place(self, row: int, errors: Float64Array, scatter: float) -> Span:
+        """The span of these samples, with what is missing before it; the scatter is the largest of the errors."""
         assert self._line is not None
         missing, self._missing = self._missing, 0
         fill = 0 if self._broken or missing > self._max_fill else missing
@@ -271,6 +291,7 @@ class TimeBase:
         start = self._next - fill
         t0 = float(self._line.at(start) + self._offset)
         self._next += len(errors)
+        self._highest = max(self._highest, scatter)
         self._learn(errors, self._line)
         return Span(slice(row, row + len(errors)), start, t0, self._run, fill, missing - fill)
 
@@ -281,13 +302,18 @@ class TimeBase:
 
     def _learn(self, errors: Float64Array, line: _Line) -> None:
         """Take a chunk into the block, and close the block when it says enough."""
-        chain = errors if self._open is None else np.concatenate(((self._open,), errors))
-        self._open = float(chain[-1])
-        steps = chain[1:] - chain[:-1] + line.period
-        telling = chain[:-1][(steps < -_TICK_S) | (steps >= line.period / 4)]
-        if len(telling):
-            self._points.append(float(telling.sum()) / len(telling))
-        self._highest = max(self._highest, float(errors.max()), -float(errors.min()))
+        least = (
+            line.period / 4 - line.period
+        )  # of the steps of errors: below, a sample was held up and its follower not
+        before, steps = errors[:-1], errors[1:] - errors[:-1]
+        if len(steps) and np.minimum.reduce(steps) < least:
+            before = before[(steps < -_TICK_S - line.period) | (steps >= least)]
+        total, n_telling = float(np.add.reduce(before)), len(before)
+        if self._open is not None and not -_TICK_S - line.period <= float(errors[0]) - self._open < least:
+            total, n_telling = total + self._open, n_telling + 1
+        if n_telling:
+            self._points.append(total / n_telling)
+        self._open = float(errors[-1])
         duration_s = (self._next - self._first) * self._period
         if duration_s >= _BLOCK_S and self._points:
             self._weigh(sorted(self._points), duration_s, line)
@@ -327,6 +353,17 @@ class TimeBase:
         self._top = min(self._highest, 1.0)
         self._reach = max(0.9 * self._reach, self._top)
         self._recounting = False
+
+
+@lru_cache(maxsize=64)
+def _ramp(n_times: int) -> Float64Array:
+    """0, 1, 2 ..."""
+    return np.arange(n_times, dtype=np.float64)
+
+
+def _largest(errors: Float64Array) -> float:
+    """Magnitude of the largest; not a number if any is none."""
+    return float(np.maximum.reduce(np.abs(errors)))
 
 
 def _recent(sd: float, deviation: float) -> float:
