@@ -4,6 +4,7 @@ liblsl reads its configuration at the first use, so it is put in place while thi
 module is; subprocesses and other LSL libraries inherit it.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ def lsl_on_loopback() -> Iterator[Path]:
     """The LSL configuration in force: loopback only, a SessionID of this process."""
     yield Path(os.environ["LSLAPICFG"])
     _lsl_folder.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Every test begins with the log as it is without the command line, which sets what it shows for the process."""
+    yield
+    logging.getLogger("streamnode").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

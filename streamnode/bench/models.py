@@ -337,7 +337,8 @@ def _made_ready(name: str, subject: Subject, exact: Mapping[OutputName, NDArray[
     load_s = perf_counter() - began
     gc.collect()
     after = _resident_mb()
-    added = None if before is None or after is None else after - before
+    # Where memory of an earlier contender is given back meanwhile, nobody can tell.
+    added = None if before is None or after is None or after < before else after - before
     return _Ready(contender, load_s, added, *errors(results, exact))
 
 
