@@ -141,7 +141,7 @@ def streams(
 def e2e(
     *,
     model: Annotated[str, typer.Option(help="`streamnode models` lists them.")] = "luna-base",
-    streams: Annotated[int, typer.Option(min=1, help="Sources, each in a process of its own.")] = 1,
+    streams: Annotated[int, typer.Option(min=1, help="Headsets, all played by one process.")] = 1,
     channels: Annotated[int, typer.Option(min=1, max=64, help="Of each source.")] = 64,
     sfreq: Annotated[float, typer.Option(help="Of each source, Hz.")] = 1000.0,
     hop: Annotated[float, typer.Option(help="Seconds from one epoch to the next.")] = 0.25,
