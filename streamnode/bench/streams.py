@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from streamnode import build
-from streamnode.bench import astray
 from streamnode.bench.contenders import montage_of
+from streamnode.bench.drill import Tally, drill
 from streamnode.config import EpochConfig, ModelConfig
 from streamnode.config.tree import SignalConfig
 from streamnode.inference.engine import Engine
@@ -89,7 +89,7 @@ class StreamsReport:
     trials: tuple[Trial, ...]
     most: int
     most_one_by_one: int
-    cross_talk: astray.Found
+    cross_talk: Tally
 
 
 async def measure(
@@ -137,7 +137,7 @@ async def measure(
         trials=tuple(trials[key] for key in sorted(trials, reverse=True)),
         most=most[True],
         most_one_by_one=most[False],
-        cross_talk=await astray.search(submissions),
+        cross_talk=await drill(submissions),
     )
 
 

@@ -10,12 +10,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from streamnode.bench.drill import Echo, drill
 from streamnode.inference.engine import BoundModel
 from streamnode.inference.worker import Feed, Worker
 from streamnode.metrics import Metrics
 from streamnode.montage import make_montage
 from streamnode.types import Epoch, Float32Array, ModelOutput, OutputName, StreamInfo
-from tests.inference.drill import Echo, drill
 
 MONTAGE = make_montage(["Cz", "Pz"])
 Answer = asyncio.Future[Any]
@@ -275,7 +275,9 @@ async def test_lone_stream_is_never_held_up() -> None:
 @pytest.mark.parametrize(("n_streams", "n_models"), [(200, 3), (7, 2)])
 async def test_nothing_goes_astray(n_streams: int, n_models: int) -> None:
     """Of thousands of epochs of many streams, each is answered once, to its own stream, in order, whatever happens."""
-    tally = await drill(10_000, n_streams=n_streams, n_models=n_models, seed=n_streams)
+    tally = await drill(
+        10_000, n_streams=n_streams, models=[Echo(str(number)) for number in range(n_models)], seed=n_streams
+    )
     assert tally.astray == 0
     assert tally.inferred + tally.late + tally.superseded + tally.cancelled == 10_000
     assert tally.largest > 1

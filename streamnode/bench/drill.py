@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
@@ -73,7 +74,7 @@ class Tally:
     seconds: float = 0.0
 
 
-async def drill(n_epochs: int, *, n_streams: int = 256, n_models: int = 3, seed: int = 0) -> Tally:
+async def drill(n_epochs: int, *, n_streams: int = 256, models: Sequence[Echo] = (), seed: int = 0) -> Tally:
     """Submit epochs of many streams as fast as they are answered, and look at every answer.
 
     What happens to an epoch is drawn from the seed: it passes as it is, or with a channel left out; it is late; it is
@@ -82,13 +83,13 @@ async def drill(n_epochs: int, *, n_streams: int = 256, n_models: int = 3, seed:
     Args:
         n_epochs: of all streams together.
         n_streams: at a time.
-        n_models: which they share.
+        models: which they share; three by default.
         seed: of what happens.
     """
-    began, tally, models = perf_counter(), Tally(), [Echo(f"echo-{number}") for number in range(n_models)]
+    began, tally, models = perf_counter(), Tally(), models or [Echo(f"echo-{number}") for number in range(3)]
     async with Worker(perf_counter) as worker, asyncio.TaskGroup() as streams:
         for number in range(n_streams):
-            model, share = models[number % n_models], len(range(number, n_epochs, n_streams))
+            model, share = models[number % len(models)], len(range(number, n_epochs, n_streams))
             rng = random.Random(f"{seed} {number}")  # noqa: S311  (nothing secret)
             streams.create_task(_Stream(worker, model, number, tally).live(share, rng))
     batches = [size for model in models for size in model.batches]
