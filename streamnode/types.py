@@ -167,9 +167,11 @@ class Epoch:
         t_epoch: LSL time at which the epoch was cut.
         run: the run all its samples belong to.
         n_missing: samples that were filled in, not measured.
-        settling: True while the causal filters still ring in from the start of the run.
+        settling: True while the causal filters still ring in from the start of the run, or `std_uv` is of too little.
         quality: which channels are bad; None when nobody looked.
         marker: the event this epoch was cut around; None for epochs cut by hop.
+        std_uv: standard deviation of the signal it is part of, all channels together, microvolts; None where no model
+            asks for it.
     """
 
     info: StreamInfo
@@ -185,6 +187,7 @@ class Epoch:
     settling: bool = False
     quality: Quality | None = None
     marker: Marker | None = None
+    std_uv: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,15 +249,42 @@ class WeightsInfo:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """When an epoch passed each station, LSL seconds."""
+    """When an epoch passed each station, LSL seconds.
+
+    Attributes:
+        t_last: its last sample was taken.
+        t_arrived: and reached the node.
+        t_epoch: it was cut.
+        t_enqueued: it began to wait for the model.
+        t_turn: the model had done with the passes of others that it waited for; `t_enqueued` if there was none.
+        t_infer0: its pass began.
+        t_infer1: and ended.
+        t_published: a sink had taken the result.
+    """
 
     t_last: float
     t_arrived: float
     t_epoch: float
     t_enqueued: float
+    t_turn: float
     t_infer0: float
     t_infer1: float
     t_published: float = float("nan")
+
+    @property
+    def latency_s(self) -> float:
+        """Last sample to result, with the delay of the filters and all else."""
+        return self.t_published - self.t_last
+
+    @property
+    def wait_s(self) -> float:
+        """Last sample arrived to result taken by the sink, less the forward pass."""
+        return self.t_published - self.t_arrived - (self.t_infer1 - self.t_infer0)
+
+    @property
+    def overhead_s(self) -> float:
+        """The same without what was waited for the passes of others: what the node itself adds."""
+        return self.wait_s - (self.t_turn - self.t_enqueued)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@
     compile        ours, compiled ahead of time
     bfloat16, int8, float16, tf32
                    ours in that precision; the last two are for GPUs
+    compile-bf16   ours, compiled in bfloat16
     openvino       OpenVINO on the exported network, told to compute in float32
     openvino-bf16  the same in bfloat16, which is what OpenVINO chooses by itself on CPUs that have it
     onnx           onnxruntime on the exported network
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 Arrays = dict[OutputName, Float32Array]
 Run = Callable[[Float32Array], Arrays]
 
-ON_CPU = ("eager", "compile", "bfloat16", "int8", "openvino", "openvino-bf16", "onnx")
+ON_CPU = ("eager", "compile", "bfloat16", "compile-bf16", "int8", "openvino", "openvino-bf16", "onnx")
 ON_GPU = ("eager", "compile", "tf32", "bfloat16", "float16")
 """Who takes part beside ours if nobody says; ours runs as CUDA graphs there, and eager does not."""
 NAMES = tuple(dict.fromkeys(("ours", *ON_CPU, *ON_GPU)))
@@ -157,7 +158,7 @@ def build(name: str, subject: Subject) -> Contender:
         match name:
             case "eager":
                 return _eager(subject)
-            case "ours" | "compile" | "bfloat16" | "int8" | "float16" | "tf32":
+            case "ours" | "compile" | "bfloat16" | "compile-bf16" | "int8" | "float16" | "tf32":
                 return _ours(name, subject)
             case "openvino" | "openvino-bf16":
                 return _openvino(name, subject)
@@ -185,8 +186,8 @@ def _eager(subject: Subject) -> Contender:
 
 
 def _ours(name: str, subject: Subject) -> Contender:
-    precision: Any = name if name in get_args(Precision) else "float32"
-    options: dict[str, Any] = {"compile": True} if name == "compile" else {}
+    how = name.replace("bf16", "bfloat16").split("-")
+    precision: Any = next((word for word in how if word in get_args(Precision)), "float32")
     model = load_model(
         subject.model,
         weights=subject.weights,
@@ -195,7 +196,7 @@ def _ours(name: str, subject: Subject) -> Contender:
         device=subject.device,
         precision=precision,
         outputs=subject.outputs,
-        **options,
+        compile="compile" in how,
     )
     return Contender(name, precision, model.run)
 

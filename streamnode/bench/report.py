@@ -24,6 +24,7 @@ _COLOURS = {
     "ours": LINES[0],
     "compile": LINES[1],
     "bfloat16": LINES[2],
+    "compile-bf16": "#44546A",
     "int8": LINES[3],
     "float16": LINES[3],
     "tf32": "#F0E442",
@@ -77,7 +78,7 @@ def scaling_table(comparison: Comparison) -> Table:
 
 def streams_table(report: StreamsReport) -> Table:
     """A row for each number of streams that was tried."""
-    columns = ["streams", "pass together", "epochs", "dropped", "added wait p50 ms", "p99 ms", "latency p99 ms", "busy"]
+    columns = ["streams", "pass together", "epochs", "dropped", "wait p50 ms", "p99", "latency p50 ms", "p99", "busy"]
     rows = [
         [
             str(trial.n_streams),
@@ -86,6 +87,7 @@ def streams_table(report: StreamsReport) -> Table:
             str(trial.dropped),
             f"{trial.wait_p50_ms:.1f}",
             f"{trial.wait_p99_ms:.1f}",
+            f"{trial.latency_p50_ms:.1f}",
             f"{trial.latency_p99_ms:.1f}",
             f"{trial.busy:.0%}",
         ]

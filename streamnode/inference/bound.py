@@ -19,7 +19,7 @@ from streamnode.inference.compiled import Encode
 from streamnode.inference.cpu import Setting
 from streamnode.inference.pace import Cost
 from streamnode.inference.reuse import PatchCache
-from streamnode.types import Epoch, Float32Array, ModelOutput, Montage, OutputName
+from streamnode.types import Epoch, Float32Array, Float64Array, ModelOutput, Montage, OutputName
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import Engine
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _SUBSETS = 32  # montages with channels left out that stay bound
 _PACES = 2  # numbers of steps whose schedules, of some 2 MB a step, are kept
+_TYPICAL_S = 1.0  # of signal, whose products are large enough to be as fast as those of more
 _WARM_UP_S = 0.5  # for batches; those that take longer are not held up by what a first time takes
 
 K = TypeVar("K", bound=Hashable)
@@ -95,6 +96,7 @@ class BoundModel:
         self._engine = engine
         self._setting = setting
         self._fast: _Fast | None = None
+        self._duration_s, self._warm = 0.0, 0
         self._on: dict[tuple[int, ...], BoundModel] = {}
         self._paced: dict[int, BoundModel] = {}
 
@@ -103,7 +105,7 @@ class BoundModel:
         return f"<{self.name} ({self.weights.source}), {self.montage.n_chans} channels, {self._engine.device}>"
 
     def warm_up(self, duration_s: float) -> None:
-        """Choose how passes run, and run some: what first times and choices take happens here, not on live data."""
+        """Choose how an epoch passes, and pass some: what first times and choices take is not to delay live data."""
         epochs = self._made_up(duration_s, 1)
         # A step of a sampler is like the next; and it only runs where there is something to rebuild.
         model = self.with_steps(1) if self.steps_one_by_one else self
@@ -111,11 +113,18 @@ class BoundModel:
         self.shapes = {name: array.shape[1:] for name, array in model.run_on(rows, epochs).items()}
         if self._engine.device.type == "cpu":
             alike, threads = (self.name, self._engine.precision), self._engine.threads
-            self._setting = cpu.choose_once(alike, lambda: model.run_on(rows, epochs), threads)
+            self._setting = cpu.choose_once(alike, self._typical_pass(duration_s), threads)
         self._paced.clear()  # they are to follow the setting
         self._fast = self._speed_up(self._made_up(duration_s, 3))
-        if not self.steps_one_by_one:
-            self._warm_up_batches(duration_s)
+        self._duration_s = duration_s
+
+    def _typical_pass(self, duration_s: float) -> Callable[[], object]:
+        """What settings are tried on: a pass, or for a model whose passes take seconds, a second of signal encoded."""
+        if not self.SPEC.rebuilds:
+            epochs = self._made_up(duration_s, 1)
+            return lambda: self.run(epochs)
+        x = torch.from_numpy(self._made_up(min(duration_s, _TYPICAL_S), 1))
+        return lambda: self._engine.run(x, self.binding, ("tokens",))
 
     def _made_up(self, duration_s: float, n_epochs: int) -> Float32Array:
         shape = n_epochs, self.montage.n_chans, round(duration_s * self.SPEC.sfreq)
@@ -125,7 +134,7 @@ class BoundModel:
         """Passes of whole epochs compiled or recorded, where that can be had and is faster."""
         x, engine = torch.from_numpy(epochs), self._engine
         encode = engine.compile(self, x) if engine.compiles else None
-        if engine.device.type == "cuda" and not self.steps_one_by_one:
+        if engine.device.type == "cuda" and not self.steps_one_by_one and not self.scaled_by_epoch:
             launch = encode or (lambda x: engine.run(x, self.binding, self.outputs))
             try:
                 encode = graphs.record(launch, x.shape[1:], engine.max_batch, engine.device)
@@ -138,20 +147,35 @@ class BoundModel:
         return encode and _Fast(encode, x.shape[1:])
 
     def _gain(self, encode: Encode, x: torch.Tensor) -> float:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._set():
             return cpu.speedup(lambda: self._pass(x.numpy()), lambda: encode(x))
 
-    def _warm_up_batches(self, duration_s: float) -> None:
+    def warm_up_batches(self, most: int) -> None:
+        """Pass every number of epochs that may come together; to be called, after `warm_up`, in the thread of passes.
+
+        The first pass of a size takes up to ten times as long as the next. The largest comes first: what it allocates
+        does for the others, and what the thread uses of memory is in use from then on.
+        """
+        if self.steps_one_by_one or not self._duration_s or most <= self._warm:
+            return
+        self._warm = most
         began = perf_counter()
-        for size in graphs.batch_sizes(self._engine.max_batch):
+        self.run(self._made_up(self._duration_s, 1))
+        affordable = int(_WARM_UP_S / (perf_counter() - began))
+        for size in range(min(most, affordable), 1, -1):
             if perf_counter() - began > _WARM_UP_S:
                 break
-            self.run(self._made_up(duration_s, size))
+            self.run(self._made_up(self._duration_s, size))
 
     @property
     def steps_one_by_one(self) -> bool:
         """Whether passes are steps of a sampler, whose number may differ from one to the next."""
         return self.SPEC.rebuilds and "reconstruction" in self.outputs
+
+    @property
+    def scaled_by_epoch(self) -> bool:
+        """Whether epochs take along the standard deviation that they are divided by."""
+        return bool(getattr(self.binding, "scaled_by_epoch", False))
 
     def with_steps(self, steps: int) -> BoundModel:
         """The same with another number of steps of the sampler; 0 passes epochs without it."""
@@ -177,21 +201,44 @@ class BoundModel:
             took[n] = perf_counter() - began
         return Cost.between((1, took[1]), (steps, took[steps]))
 
-    def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
-        """Infer `(n_epochs, n_chans, n_times)` finite float32 microvolts; arrays come back `(n_epochs, ...)`."""
-        return self._infer(epochs_uV)
+    def run(self, epochs_uV: Float32Array, std_uv: Float64Array | None = None) -> dict[OutputName, Float32Array]:  # noqa: N803
+        """Infer epochs.
 
-    def _infer(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, Float32Array]:  # noqa: N803
+        Args:
+            epochs_uV: `(n_epochs, n_chans, n_times)` finite float32 microvolts.
+            std_uv: `(n_epochs,)` of the signal each is part of, for a model that is `scaled_by_epoch`; without it, such
+                a model takes the epoch's own.
+
+        Returns:
+            Arrays `(n_epochs, ...)`.
+        """
+        return self._infer(epochs_uV, std_uv)
+
+    def _infer(
+        self,
+        epochs_uV: Float32Array,  # noqa: N803
+        std_uv: Float64Array | None,
+        **of_epochs: Any,
+    ) -> dict[OutputName, Float32Array]:
+        def infer(here: slice) -> dict[OutputName, Float32Array]:
+            scale = {} if std_uv is None else {"std_uv": torch.from_numpy(std_uv[here])}
+            return self._pass(epochs_uV[here], **scale, **of_epochs)
+
+        return self._in_batches(len(epochs_uV), infer)
+
+    def _in_batches(
+        self, n_epochs: int, infer: Callable[[slice], dict[OutputName, Float32Array]]
+    ) -> dict[OutputName, Float32Array]:
         """Pass by pass, no more epochs at once than fit."""
         parts, done = list[dict[OutputName, Float32Array]](), 0
-        while not parts or done < len(epochs_uV):
-            batch = epochs_uV[done : done + self._engine.max_batch]
+        while not parts or done < n_epochs:
+            end = min(done + self._engine.max_batch, n_epochs)
             try:
-                parts.append(self._pass(batch, **of_epochs))
+                parts.append(infer(slice(done, end)))
             except RuntimeError as error:
-                self._engine.halve_batches(len(batch), error)
+                self._engine.halve_batches(end - done, error)
             else:
-                done += len(batch)
+                done = end
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -199,7 +246,7 @@ class BoundModel:
     def _pass(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, Float32Array]:  # noqa: N803
         x = torch.from_numpy(np.ascontiguousarray(epochs_uV))
         if self._fast is not None and self._fast.shape == x.shape[1:] and len(x) and not of_epochs:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._set():  # what is not compiled of it goes by the threads of torch
                 return _as_arrays(self._fast.encode(x))
         with self._set():
             return _as_arrays(self._engine.run(x, self.binding, self.outputs, **of_epochs))
@@ -209,24 +256,35 @@ class BoundModel:
 
     def run_overlapping(self, epochs: Sequence[Epoch], caches: Sequence[PatchCache]) -> dict[OutputName, Float32Array]:
         """`run` of epochs of different streams, of which only the patches that their caches lack are computed."""
-        with self._set():
-            return _as_arrays(self._engine.run_overlapping(epochs, caches, self.binding, self.outputs))
 
-    def run_on(self, rows: tuple[int, ...], epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
+        def infer(here: slice) -> dict[OutputName, Float32Array]:
+            with self._set():
+                results = self._engine.run_overlapping(epochs[here], caches[here], self.binding, self.outputs)
+                return _as_arrays(results)
+
+        return self._in_batches(len(epochs), infer)
+
+    def run_on(
+        self,
+        rows: tuple[int, ...],
+        epochs_uV: Float32Array,  # noqa: N803
+        std_uv: Float64Array | None = None,
+    ) -> dict[OutputName, Float32Array]:
         """`run` on some of the channels only, as if the others were not there; a model that rebuilds them does so.
 
         Args:
             rows: indices of the channels to use, ascending.
             epochs_uV: `(n_epochs, n_chans, n_times)`, all channels; those not used may be anything.
+            std_uv: as of `run`.
 
         Returns:
             Arrays of the shapes of `run`: what belongs to a channel that was left out is NaN.
         """
         if len(rows) == self.montage.n_chans:
-            return self.run(epochs_uV)
+            return self.run(epochs_uV, std_uv)
         if self.SPEC.rebuilds:
             bad = sorted(set(range(self.montage.n_chans)).difference(rows))
-            return self._infer(epochs_uV, bad=bad)
+            return self._infer(epochs_uV, std_uv, bad=bad)
         index = list(rows)
 
         def bind_some() -> BoundModel:
@@ -237,18 +295,19 @@ class BoundModel:
         results = {name: torch.from_numpy(array) for name, array in some_model.run(epochs_uV[:, index]).items()}
         return _as_arrays(self._engine.spread(results, index, self.montage.n_chans, some_model.binding))
 
-    def encode(self, epochs_uV: ArrayLike) -> ModelOutput:  # noqa: N803
+    def encode(self, epochs_uV: ArrayLike, std_uv: ArrayLike | None = None) -> ModelOutput:  # noqa: N803
         """What the model says of some epochs.
 
         Args:
             epochs_uV: `(n_epochs, n_chans, n_times)` or `(n_chans, n_times)` microvolts at `SPEC.sfreq`, channels in
                 the order of `montage`.
+            std_uv: one or `(n_epochs,)`, as of `run`.
 
         Returns:
             A `ModelOutput` whose arrays all have a first axis of n_epochs.
 
         Raises:
-            ContractError: wrong shape or length, or a sample is not finite.
+            ContractError: wrong shape or length, a sample is not finite, or a standard deviation none.
         """
         x = np.asarray(epochs_uV, dtype=np.float32)
         x = x[None] if x.ndim == 2 else x
@@ -262,7 +321,17 @@ class BoundModel:
         output = ModelOutput(
             self.name, stream="", seq=0, run=0, t0=0.0, t_last=t_last, untrained=self.weights.untrained
         )
-        return output.with_arrays(self.run(x))
+        return output.with_arrays(self.run(x, None if std_uv is None else _one_each(std_uv, len(x))))
+
+
+def _one_each(std_uv: ArrayLike, n_epochs: int) -> Float64Array:
+    """`(n_epochs,)` standard deviations. Raises `ContractError` if they are none, or too few or many."""
+    given = np.asarray(std_uv, np.float64)
+    if given.shape not in ((), (n_epochs,)) or not (np.isfinite(given) & (given > 0)).all():
+        raise ContractError(
+            f"std_uv {std_uv!r} is no standard deviation of {n_epochs} epochs: give one number above 0, or one for each"
+        )
+    return np.full(n_epochs, given)
 
 
 def check_finite(epochs: Float32Array, montage: Montage) -> None:

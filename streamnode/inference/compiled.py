@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import streamnode.models
+from streamnode.inference import package
 from streamnode.inference.cpu import relative_error
 from streamnode.models.convert import cache_folder
 from streamnode.types import OutputName
@@ -31,8 +32,6 @@ from streamnode.types import OutputName
 log = logging.getLogger(__name__)
 
 Encode = Callable[[Tensor], dict[OutputName, Tensor]]
-
-_TOLERANCE = 1e-4  # between compiled and not; a few rounding errors, deep networks included
 
 
 class Encoding(nn.Module):
@@ -93,19 +92,20 @@ def _machine() -> str:
     return f"{platform.system()} {platform.machine()} {flags} {gpu}"
 
 
-def prepare(encoding: Encoding, recipe: Recipe, x: Tensor) -> Encode | None:
+def prepare(encoding: Encoding, recipe: Recipe, x: Tensor, *, tolerance: float) -> Encode | None:
     """The compiled network, kept or made now, once it has shown to yield what the network itself does.
 
     Args:
         encoding: to compile.
         recipe: what it depends on.
         x: `(3, C, T)` microvolts to check it on.
+        tolerance: relative difference between compiled and not.
 
     Returns:
         Takes `(B, C, T)` with any B up to the most of the recipe; None where that cannot be had.
     """
     try:
-        encode = _prepare(encoding, recipe, x)
+        encode = _prepare(encoding, recipe, x, tolerance)
     except _NotCompiledError as reason:
         log.warning("%s is not compiled and runs as it is: %s", recipe.name, reason)
         return None
@@ -120,12 +120,12 @@ class _NotCompiledError(Exception):
     """Why not, in words that say what to do."""
 
 
-def _prepare(encoding: Encoding, recipe: Recipe, x: Tensor) -> Encode:
+def _prepare(encoding: Encoding, recipe: Recipe, x: Tensor, tolerance: float) -> Encode:
     folder = _private(cache_folder().with_name("compiled"))
     path = _find(folder, recipe) or _compile(encoding, recipe, x, folder)
-    encode = _load(path)
+    encode = package.load(path)
     error = _misfit(encode, encoding, x)
-    if error > _TOLERANCE:
+    if error > tolerance:
         path.unlink()
         raise _NotCompiledError(f"its results were off by {error:.0e}")
     return encode
@@ -135,7 +135,8 @@ def _private(folder: Path) -> Path:
     """A folder that only its owner may enter, made if need be."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = folder.stat()
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    own = getattr(os, "getuid", None)  # not on Windows, where a user's folders are closed to others by themselves
+    if own is not None and (status.st_uid != own() or stat.S_IMODE(status.st_mode) & 0o077):
         raise _NotCompiledError(f"others may write to {folder}, whose files are run as code; chmod it to 700")
     return folder
 
@@ -177,13 +178,6 @@ def _compile(encoding: Encoding, recipe: Recipe, x: Tensor, folder: Path) -> Pat
         path = folder / f"{recipe.name}-{recipe.digest()}-{_digest_of(made)}.pt2"
         made.rename(path)
     return path
-
-
-def _load(path: Path) -> Encode:
-    from torch._inductor import aoti_load_package  # noqa: PLC0415
-
-    with warnings.catch_warnings(action="ignore"):
-        return cast("Encode", aoti_load_package(str(path)))
 
 
 @torch.inference_mode()

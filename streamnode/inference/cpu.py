@@ -24,8 +24,8 @@ Products = Literal["ieee", "bf16"]
 
 _TOLERANCE = 1e-5  # of a float32 product; one that used bfloat16 is off by some 5e-3
 _CLEARLY = 1.2  # times faster that a setting must be, lest noise choose and the last bits of results change with it
-_PAIRS = 9  # alternating measurements of two settings
-_PATIENCE_S = 0.5  # after which fewer will do
+_PAIRS = 5  # alternating measurements of two settings
+_PATIENCE_S = 0.2  # after which fewer will do
 _SHORT_S = 0.02  # passes beyond gain from every thread
 _one_at_a_time = RLock()  # the settings are those of the whole process
 _chosen: dict[Hashable, Setting] = {}

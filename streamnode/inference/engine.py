@@ -20,7 +20,15 @@ from streamnode.inference import compiled, cpu, reuse
 from streamnode.inference.bound import BoundModel
 from streamnode.inference.compiled import Encode, Encoding, Recipe
 from streamnode.inference.cpu import Setting
-from streamnode.inference.precision import Precision, autocast, lower, refuse_unless_possible, use_on
+from streamnode.inference.precision import (
+    Precision,
+    autocast,
+    lower,
+    plain_copy,
+    refuse_unless_possible,
+    tolerance_of,
+    use_on,
+)
 from streamnode.inference.reuse import PatchCache, Patchwise
 from streamnode.models import catalog
 from streamnode.models.catalog import LoadedModel
@@ -33,7 +41,7 @@ __all__ = ["BoundModel", "Engine", "Precision", "find_device", "load_model"]
 log = logging.getLogger(__name__)
 
 _OF_ENCODER: tuple[OutputName, ...] = ("embedding", "tokens", "attention")
-_MAX_BATCH = {"cpu": 16, "cuda": 64}  # beyond, a pass takes longer but hardly less for each epoch
+_MAX_BATCH = {"cpu": 8, "cuda": 64}  # beyond, a pass takes longer, and more memory, but no less for each epoch
 
 
 class Engine:
@@ -136,13 +144,16 @@ class Engine:
 
     def compile(self, bound: BoundModel, x: torch.Tensor) -> Encode | None:
         """The pass of a bound model compiled for epochs like `(3, n_chans, n_times)`; None, having said why, if not."""
-        if self.precision not in ("float32", "tf32"):
-            log.warning("only float32 is compiled: %s in %s runs as it is", self.name, self.precision)
+        if self.precision == "int8":
+            log.warning("products of int8 are not compiled: %s runs as it is", self.name)
             return None
         if bound.steps_one_by_one:
             log.warning("a sampler is not compiled, for its steps vary: %s runs as it is", self.name)
             return None
-        encoding = Encoding(self._model, bound.binding, bound.outputs)
+        if bound.scaled_by_epoch:
+            log.warning("%s is compiled with a std_uv of its own only: without one it runs as it is", self.name)
+            return None
+        encoding = Encoding(plain_copy(self._model), bound.binding, bound.outputs)
         recipe = Recipe(
             self.name,
             (
@@ -154,7 +165,7 @@ class Engine:
             max_batch=self.max_batch,
             threads=cpu.usual(self.threads).threads,
         )
-        return compiled.prepare(encoding, recipe, x.to(self.device))
+        return compiled.prepare(encoding, recipe, x.to(self.device), tolerance=tolerance_of(self.precision))
 
     def halve_batches(self, n_epochs: int, error: RuntimeError) -> None:
         """Take half as many epochs at once from now on, if it was memory that so many lacked; other errors go on.

@@ -1,26 +1,28 @@
 """Number formats of a network: what each device can do, weights kept narrow, and what that costs in accuracy.
 
-Only the matrices of transformer layers, which are nearly all of the weights and of the work, are kept in another format
-than float32. On a CPU all else stays float32, inputs and results of these products included; on a GPU autocast decides,
+Only the matrices of transformer layers, which are nearly all of the weights and of the work, are kept otherwise than as
+plain float32. On a CPU all else stays that, inputs and results of these products included; on a GPU autocast decides,
 under which norms and softmax stay float32.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from streamnode.errors import ConfigError
 from streamnode.inference.cpu import relative_error, speedup
+from streamnode.inference.stored import Kept, StoredWeight, can_pack
 from streamnode.models.family import Network
 from streamnode.types import Float32Array, Montage, OutputName
 
@@ -29,9 +31,8 @@ log = logging.getLogger(__name__)
 Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8"]
 
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_NARROWEST = 128  # rows or columns below which a matrix is no work worth another format
+_NARROWEST = 128  # rows or columns below which a matrix is no work worth another form
 _GROSS = 0.05  # an error that no rounding explains
-_LEAST = 1e-30  # a row of zeros has a step, too
 
 
 def refuse_unless_possible(precision: Precision, device: torch.device) -> None:
@@ -54,10 +55,11 @@ def _try_on_cpu(precision: Precision) -> None:
     """One product, against float32: what only imitates a format is slow, and some do it wrong."""
     draw = torch.Generator().manual_seed(0)
     x, weight = torch.randn(96, 1024, generator=draw), torch.randn(1024, 1024, generator=draw)
-    narrow = NarrowWeight.of(weight, precision)
+    narrow = StoredWeight.of(weight, cast("Kept", precision))
     if relative_error(F.linear(x, narrow), F.linear(x, weight)) > _GROSS:
         raise ConfigError(f"products in {precision} come out wrong on this CPU: use precision float32")
-    gain = speedup(lambda: F.linear(x, weight), lambda: F.linear(x, narrow))
+    wide = StoredWeight.of(weight, "float32") if can_pack(torch.float32) else weight
+    gain = speedup(lambda: F.linear(x, wide), lambda: F.linear(x, narrow))
     if gain < 1:
         log.warning("%s is no faster than float32 on this CPU (%.1f times): it saves only memory", precision, gain)
 
@@ -78,17 +80,42 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def lower(network: Network, precision: Precision, device: torch.device) -> None:
-    """Put the large matrices of a network into a precision, one by one, so that there never are two copies."""
-    if precision in ("float32", "tf32"):
+    """Put the large matrices of a network into a precision, one by one, so that there never are two copies.
+
+    On a CPU float32 ones are packed.
+    """
+    convert = _converter(precision, device)
+    if convert is None:
         return
-    narrow = _narrow(precision, device)
     modules = cast("nn.Module", network).modules()
     for layer in (layer for layers in modules if isinstance(layers, nn.ModuleList) for layer in layers):
         for part in layer.modules():
             for name, weight in part.named_parameters(recurse=False):
                 if weight.ndim == 2 and min(weight.shape) >= _NARROWEST:
                     # Not by setattr, which looks at the gradient of what it is given, for which it would be widened.
-                    part._parameters[name] = nn.Parameter(narrow(weight), requires_grad=False)  # noqa: SLF001
+                    part._parameters[name] = nn.Parameter(convert(weight), requires_grad=False)  # noqa: SLF001
+        _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """Return to the system what was freed between blocks that stay, where its allocator (glibc) would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _converter(precision: Precision, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """Makes of a matrix what is kept of it; None where that is the matrix itself."""
+    if device.type == "cpu":
+        kept = cast("Kept", precision)
+        return (lambda weight: StoredWeight.of(weight, kept)) if kept != "float32" or can_pack(torch.float32) else None
+    half = _HALVES.get(precision)
+    return (lambda weight: weight.to(half)) if half is not None else None
+
+
+def tolerance_of(precision: Precision) -> float:
+    """By how much results in a precision may differ between two ways to the same: rounding, deep networks included."""
+    return 1e-4 if precision in ("float32", "tf32") else _GROSS
 
 
 def copy_sharing(network: Network) -> Network:
@@ -98,80 +125,14 @@ def copy_sharing(network: Network) -> Network:
     return cast("Network", copy.deepcopy(module, shared))
 
 
-def _narrow(precision: Precision, device: torch.device) -> Callable[[Tensor], Tensor]:
-    if device.type == "cuda":
-        return lambda weight: weight.to(_HALVES[precision])
-    return lambda weight: NarrowWeight.of(weight, precision)
-
-
-class NarrowWeight(Tensor):
-    """A weight matrix `(n_out, n_in)` kept in fewer bits, for inference on a CPU.
-
-    `F.linear` multiplies by it as it is, and so by its rows `weight[a:b]`; to all else it is a float32 matrix, which is
-    made anew every time.
-    """
-
-    scale: Tensor | None  # (n_out,) what a step of int8 is in each row; None for bfloat16
-
-    @classmethod
-    def of(cls, weight: Tensor, precision: Precision) -> Self:
-        """A matrix in bfloat16, or in int8: 255 steps between minus and plus the largest number of each row."""
-        if precision == "bfloat16":
-            return cls._of(weight.to(torch.bfloat16), None)
-        scale = _step(weight)
-        return cls._of((weight / scale).round().to(torch.int8), scale[:, 0])
-
-    @classmethod
-    def _of(cls, stored: Tensor, scale: Tensor | None) -> Self:
-        weight = stored.as_subclass(cls)
-        weight.scale = scale
-        return weight
-
-    @property
-    def stored(self) -> Tensor:
-        """As it is kept."""
-        return self.as_subclass(Tensor)
-
-    def widened(self) -> Tensor:
-        """As float32."""
-        wide = self.stored.float()
-        return wide if self.scale is None else wide * self.scale[:, None]
-
-    def rows(self, index: slice) -> NarrowWeight:
-        """Some of the rows, in the same memory."""
-        return self._of(self.stored[index], None if self.scale is None else self.scale[index])
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, _types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """What torch calls in place of any of its functions that meets such a weight."""
-        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  (as in torch's own subclasses)
-            if func is F.linear:
-                return _linear(*args, **(kwargs or {}))
-            if func in (Tensor.detach, Tensor.requires_grad_, Tensor.as_subclass):  # of which `nn.Parameter` is made
-                return func(*args) if func is Tensor.as_subclass else args[0]
-            if func is Tensor.__getitem__ and isinstance(args[1], slice):
-                return args[0].rows(args[1])
-            args, kwargs = tree_map(lambda a: a.widened() if isinstance(a, cls) else a, (args, dict(kwargs or {})))
-            return func(*args, **kwargs)
-
-
-def _linear(x: Tensor, weight: NarrowWeight, bias: Tensor | None = None) -> Tensor:
-    """`(..., n_in)` float32 to `(..., n_out)` float32."""
-    if weight.scale is None:
-        return F.linear(x.bfloat16(), weight.stored, None if bias is None else bias.bfloat16()).float()
-    # Each row has a step of its own: it is finer so, and no epoch of a batch touches another.
-    step = _step(x)
-    steps = (x / step).round_().to(torch.int8).reshape(-1, x.shape[-1])
-    counts = torch._int_mm(steps, weight.stored.mT)  # noqa: SLF001
-    y = counts.float().reshape(*x.shape[:-1], -1).mul_(step).mul_(weight.scale)
-    return y if bias is None else y.add_(bias)
-
-
-def _step(rows: Tensor) -> Tensor:
-    """`(..., n)` to `(..., 1)`: what 127 of make the largest number of a row."""
-    return rows.abs().amax(-1, keepdim=True).clamp_min(_LEAST) / 127
+def plain_copy(network: Network) -> Network:
+    """Another network as compilers can read it: its stored weights are plain matrices, all other tensors the same."""
+    copied = cast("nn.Module", copy_sharing(network))
+    for part in copied.modules():
+        for name, weight in part._parameters.items():  # noqa: SLF001
+            if isinstance(weight, StoredWeight):
+                part._parameters[name] = nn.Parameter(weight.plain(), requires_grad=False)  # noqa: SLF001
+    return cast("Network", copied)
 
 
 def precision_error(
@@ -205,13 +166,13 @@ def precision_error(
     refuse_unless_possible(precision, device)
     x = torch.from_numpy(epochs_uV).to(device)
 
-    def encode(precision: Precision) -> dict[OutputName, Tensor]:
+    def encode(network: Network, precision: Precision) -> dict[OutputName, Tensor]:
         use_on(device, precision)
-        lowered = copy_sharing(network)
-        lower(lowered, precision, device)
         with torch.inference_mode(), autocast(device, precision):
-            binding = lowered.bind(montage, outputs=frozenset(outputs), **options)
-            return lowered.encode(x, binding, frozenset(outputs))
+            binding = network.bind(montage, outputs=frozenset(outputs), **options)
+            return network.encode(x, binding, frozenset(outputs))
 
-    true, found = encode("float32"), encode(precision)
+    lowered = copy_sharing(network)
+    lower(lowered, precision, device)
+    true, found = encode(network, "float32"), encode(lowered, precision)
     return {name: relative_error(found[name].float().cpu(), true[name].cpu()) for name in outputs}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.models.attention import attend
+from streamnode.models.layers import Linear, Mlp, linear
 from streamnode.models.state import count, draw, refuse_contradictions, shapes_of, spread
 from streamnode.types import ModelSpec, Montage, OutputName
 
@@ -269,8 +270,8 @@ class Attention(nn.Module):
         self.n_heads = n_heads
         self.q_bias = nn.Parameter(torch.empty(width))
         self.v_bias = nn.Parameter(torch.empty(width))
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.proj = Linear(width, width)
 
     def bind(self) -> Tensor:
         """The biases of queries, keys and values in one, `(3 * D,)`."""
@@ -279,27 +280,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, n_rows: int | None = None) -> Tensor:
         """`(B, n, D)` to the first `n_rows` rows of the same."""
         width = x.shape[-1]
-        queries = F.linear(x[:, :n_rows], self.qkv.weight[:width], bias[:width])
-        keys, values = F.linear(x, self.qkv.weight[width:], bias[width:]).chunk(2, -1)
+        weight = self.qkv.weight
+        if n_rows is None:
+            queries, keys, values = (linear(x, weight) + bias).chunk(3, -1)
+        else:
+            queries = linear(x[:, :n_rows], weight[:width]) + bias[:width]
+            keys, values = (linear(x, weight[width:]) + bias[width:]).chunk(2, -1)
         heads = attend(self.split(queries), self.split(keys), self.split(values))
         return cast("Tensor", self.proj(heads.transpose(1, 2).flatten(2)))
 
     def split(self, x: Tensor) -> Tensor:
         """`(B, n, D)` to `(B, H, n, D / H)`."""
         return x.reshape(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., D)` to the same."""
-        return cast("Tensor", self.fc2(F.gelu(self.fc1(x))))
 
 
 class EncoderLayer(nn.Module):
@@ -310,7 +302,7 @@ class EncoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(config.width)
         self.attn = Attention(config.width, config.n_heads)
         self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = Mlp(config.width, config.hidden)
+        self.mlp = Mlp(config.width, config.hidden, config.width)
 
     def forward(self, x: Tensor, qkv_bias: Tensor, n_rows: int | None = None) -> Tensor:
         """`(B, n, D)` to the first `n_rows` rows of the same."""

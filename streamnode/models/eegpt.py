@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.models.attention import attend
-from streamnode.models.state import count, draw, refuse_contradictions, shapes_of, without_wrappers
+from streamnode.models.layers import Linear, Mlp, linear
+from streamnode.models.state import blank_embedding, count, draw, refuse_contradictions, shapes_of, without_wrappers
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -254,33 +255,23 @@ class Attention(nn.Module):
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, n_out: int) -> Tensor:
         """What the last `n_out` tokens of `(n, m, D)` read in all: `(n, n_out, D)`."""
-        width = x.shape[-1]
+        n, width = x.shape[1:]
         weight, bias = self.qkv.weight, self.qkv.bias
-        queries = F.linear(x[:, -n_out:], weight[:width], bias[:width])
-        keys, values = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+        if n_out == n:
+            queries, keys, values = self.qkv(x).chunk(3, -1)
+        else:
+            queries = linear(x[:, -n_out:], weight[:width], bias[:width])
+            keys, values = linear(x, weight[width:], bias[width:]).chunk(2, -1)
         heads = attend(self._split(queries), self._split(keys), self._split(values))
         return cast("Tensor", self.proj(heads.transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:-1], self.n_heads, -1).transpose(1, 2)
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., D)` to the same."""
-        return cast("Tensor", self.fc2(F.gelu(self.fc1(x))))
 
 
 class Block(nn.Module):
@@ -291,7 +282,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, n_heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width)
+        self.mlp = Mlp(width, 4 * width, width)
 
     def forward(self, x: Tensor, n_out: int) -> Tensor:
         """`(n, m, D)` to the last `n_out` of its tokens: all that the last layer owes to anyone is the summary."""
@@ -367,7 +358,7 @@ class Eegpt(nn.Module):
         self.config = config
         self.summary_token = nn.Parameter(torch.empty(1, config.n_summary, width))
         self.patch_embed = PatchEmbed(width, config.patch)
-        self.chan_embed = nn.Embedding(config.n_chan_rows, width)
+        self.chan_embed = blank_embedding(config.n_chan_rows, width)
         self.blocks = nn.ModuleList(Block(width, config.n_heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         if config.n_proj_in:

@@ -22,7 +22,17 @@ from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.models.attention import attend
-from streamnode.models.state import count, draw, plain, refuse_contradictions, shapes_of, spread, without_wrappers
+from streamnode.models.layers import Linear, Mlp, gelu_linear, linear
+from streamnode.models.state import (
+    blank_embedding,
+    count,
+    draw,
+    plain,
+    refuse_contradictions,
+    shapes_of,
+    spread,
+    without_wrappers,
+)
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -174,20 +184,6 @@ def manifest(config: LunaConfig) -> dict[str, torch.Size]:
 # ---- Layers, in the order a sample meets them ------------------------------------------------------------------------
 
 
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU; LUNA's norm, where there is one, sits on the hidden layer."""
-
-    def __init__(self, width: int, hidden: int, out: int, *, norm: bool) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., width)` to `(..., out)`."""
-        return cast("Tensor", self.fc2(self.norm(F.gelu(self.fc1(x)))))
-
-
 class PatchEmbed(nn.Module):
     """What a patch looks like in time: three convolutions, normalised over all patches of all channels at once.
 
@@ -235,7 +231,7 @@ class FrequencyEmbed(nn.Module):
 
     def __init__(self, embed_dim: int, patch: int) -> None:
         super().__init__()
-        self.frequency_to_embed = Mlp(patch + 2, 4 * (patch + 2), embed_dim, norm=False)
+        self.frequency_to_embed = Mlp(patch + 2, 4 * (patch + 2), embed_dim)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Patches `(B, R, patch)` in float32 or float64 to `(B, R, D)`."""
@@ -272,13 +268,13 @@ class Attention(nn.Module):
         self.width, self.n_heads = width, n_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def project(self, x: Tensor, parts: Literal["qkv", "q", "k", "v", "kv"]) -> Tensor:
         """The asked projections of `(..., n, width)`, as `(n_parts, ..., H, n, width / H)`."""
         first = "qkv".index(parts) * self.width
         rows = slice(first, first + len(parts) * self.width)
-        return split_heads(F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows]), len(parts), self.n_heads)
+        return split_heads(linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows]), len(parts), self.n_heads)
 
     def merge(self, heads: Tensor) -> Tensor:
         """`(..., H, n, width / H)` to `(..., n, width)`."""
@@ -305,15 +301,15 @@ class QueryLayer(nn.Module):
     def __init__(self, embed_dim: int, n_heads: int) -> None:
         super().__init__()
         self.self_attn = Attention(embed_dim, n_heads)
-        self.linear1 = nn.Linear(embed_dim, 4 * embed_dim)
-        self.linear2 = nn.Linear(4 * embed_dim, embed_dim)
+        self.linear1 = Linear(embed_dim, 4 * embed_dim)
+        self.linear2 = Linear(4 * embed_dim, embed_dim)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, Q, D)` to the same."""
         x = x + self.self_attn(self.norm1(x))
-        return x + cast("Tensor", self.linear2(F.gelu(self.linear1(self.norm2(x)))))
+        return x + cast("Tensor", self.linear2(gelu_linear(self.norm2(x), self.linear1)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -381,7 +377,7 @@ class RotaryFrequencies(nn.Module):
 
     def __init__(self, head: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 1.0 / 10000.0 ** (torch.arange(0, head, 2).float() / head))
+        self.register_buffer("freqs", torch.tensor([10000.0 ** (-i / head) for i in range(0, head, 2)]))
 
 
 def turns(freqs: Tensor, n: int) -> Tensor:
@@ -405,8 +401,8 @@ class RotaryAttention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.rotary_emb = RotaryFrequencies(width // n_heads)
-        self.qkv_proj = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv_proj = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         """`(B, S, E)` to the same."""
@@ -440,8 +436,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(embed_dim, n_heads)
         self.multihead_attn = Attention(embed_dim, n_heads)
-        self.linear1 = nn.Linear(embed_dim, 4 * embed_dim)
-        self.linear2 = nn.Linear(4 * embed_dim, embed_dim)
+        self.linear1 = Linear(embed_dim, 4 * embed_dim)
+        self.linear2 = Linear(4 * embed_dim, embed_dim)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
@@ -455,7 +451,7 @@ class DecoderLayer(nn.Module):
     def forward(self, channels: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
         """Read the unified tokens `(N, Q, D)` into the channels: `(N, C, D)`."""
         x = channels + self.multihead_attn.attend(queries, memory)
-        return x + cast("Tensor", self.linear2(F.gelu(self.linear1(self.norm3(x)))))
+        return x + cast("Tensor", self.linear2(gelu_linear(self.norm3(x), self.linear1)))
 
 
 class ReconstructionHead(nn.Module):
@@ -466,7 +462,7 @@ class ReconstructionHead(nn.Module):
         width = config.embed_dim
         self.decoder_pred = nn.ModuleDict({"layers": nn.ModuleList([DecoderLayer(width, config.n_heads)])})
         self.norm = nn.LayerNorm(width)
-        self.decoder_linear = Mlp(width, 4 * width, config.patch, norm=False)
+        self.decoder_linear = Mlp(width, 4 * width, config.patch)
 
     @property
     def layer(self) -> DecoderLayer:
@@ -486,7 +482,7 @@ class ClassificationHead(nn.Module):
         width = config.width
         self.learned_agg = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_attn = Attention(width, config.n_heads)
-        self.decoder_ffn = Mlp(width, 4 * width, config.n_classes, norm=False)
+        self.decoder_ffn = Mlp(width, 4 * width, config.n_classes)
 
     def forward(self, latent: Tensor) -> Tensor:
         """`(B, S, E)` to `(B, n_classes)`."""
@@ -536,7 +532,7 @@ class LUNA(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         if config.has_decoder:
             self.decoder_head = ReconstructionHead(config)
-            self.channel_emb = nn.ModuleDict({"embeddings": nn.Embedding(len(VOCABULARY), width)})
+            self.channel_emb = nn.ModuleDict({"embeddings": blank_embedding(len(VOCABULARY), width)})
         if config.n_classes:
             self.classifier = ClassificationHead(config)
 

@@ -26,6 +26,11 @@ def shapes_of(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
         return {key: tensor.shape for key, tensor in build().state_dict().items()}
 
 
+def blank_embedding(n_rows: int, width: int) -> nn.Embedding:
+    """An embedding to be filled; to draw numbers for it on the `meta` device would import torch's compiler: 1 s."""
+    return nn.Embedding(n_rows, width, _weight=torch.empty(n_rows, width))
+
+
 def count(network: nn.Module) -> int:
     """Numbers in the state of a network."""
     return sum(tensor.numel() for tensor in network.state_dict().values())

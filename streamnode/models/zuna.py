@@ -185,7 +185,7 @@ def normalise(
     good: Sequence[int],
     *,
     n_added: int = 0,
-    std_uv: float | None = None,
+    std_uv: float | Tensor | None = None,
     data_norm: float = DATA_NORM,
 ) -> Scaled:
     """Scale epochs as those a generation was trained on (sections 5.1 and 5.7).
@@ -195,18 +195,18 @@ def normalise(
     pipelines where channels are bad: 1.1's has them in the average and scales them by what they held. And v1's does
     not put back the means of channels. `zuna_prepare` does as they do.
 
-    All that 1.1 needs is in the epoch, so its scale is right as soon as the filters have settled, which is when epochs
-    are no longer marked as settling. v1 was trained on signals divided by the standard deviation of their whole
-    recording, which no live stream has yet: give that of a recording before, or an epoch's own stands in for it, also
-    without a warm-up. In six recordings of one to four minutes (PhysioNet's eegmmidb, EEGLAB's sample) the own one of
-    5 s was off by 7 to 23 % (median of a recording), and by up to 51 % in one epoch of twenty.
+    All that 1.1 needs is in the epoch, so its scale is right as soon as the filters have settled. v1 was trained on
+    signals divided by the standard deviation of their whole recording, which no live stream has yet: give that of a
+    recording before, or that of the stream so far, which `signal.level` keeps and epochs take along. An epoch's own, of
+    5 s, is off by 7 to 22 % (median of a recording, of six), and by up to 54 % in one epoch of twenty.
 
     Args:
         x_uv: `(B, C, T)` microvolts.
         generation: `v1` has one scale for all channels, `1.1` one for each.
         good: rows that are not bad.
         n_added: channels to append.
-        std_uv: standard deviation of the whole recording, for v1; None takes that of each epoch.
+        std_uv: standard deviation of the whole recording, for v1, or `(B,)` that of each epoch's; None takes that of
+            each epoch itself.
         data_norm: standard deviations that are 1 to the network.
     """
     reference = x_uv[:, good].mean(1, keepdim=True)
@@ -217,7 +217,8 @@ def normalise(
     elif std_uv is None:
         std = known.std((1, 2), correction=0, keepdim=True).clamp_min(_FLAT_UV).expand_as(mean)
     else:
-        std = torch.full_like(mean, std_uv)
+        given = torch.as_tensor(std_uv, dtype=mean.dtype, device=mean.device)
+        std = given.clamp_min(_FLAT_UV).reshape(-1, 1, 1).expand_as(mean)
     n_rows = x_uv.shape[1] + n_added
     x = x_uv.new_zeros(len(x_uv), n_rows, x_uv.shape[-1])
     x[:, good] = ((known - mean) / (data_norm * std)).clamp(-1, 1)
@@ -241,7 +242,8 @@ class ZunaBinding:
         space: `(C, 3d / 8)` complex, how far the place of a channel turns heads of d numbers.
         time: `(max_patches, d / 8)` complex, how far the place in the window does.
         pool: what the embedding is.
-        std_uv: what v1 divides by; None is the standard deviation of each epoch.
+        std_uv: what v1 divides by; None is what comes with each epoch.
+        scaled_by_epoch: whether it does.
         data_norm: see `normalise`.
         noise: `(C, max_patches * 32)` what reconstructions start from; None when none is wanted.
         schedule: what they go through; likewise.
@@ -257,6 +259,7 @@ class ZunaBinding:
     time: Tensor
     pool: Pool
     std_uv: float | None
+    scaled_by_epoch: bool
     data_norm: float
     noise: Tensor | None
     schedule: Schedule | None
@@ -321,11 +324,12 @@ class Zuna(nn.Module):
             frame: see `to_frame`.
             add: channels to reconstruct though nobody recorded them; those of `montage` are passed over. A number is
             that of all channels there shall be: see `farthest`.
-            std_uv: see `normalise`.
+            std_uv: see `normalise`; None leaves it to `encode`.
             data_norm: see `normalise`.
             steps: of the sampler, each one pass through the decoder.
-            sampler: `euler`, as published, or `adams`, of second order, which on untrained weights is as exact with 10
-                steps as `euler` with 50; on trained ones nobody has measured it.
+            sampler: `euler`, as published, or `adams`, of second order, which on untrained weights is closer to the
+                exact flow with 20 steps than `euler` with 50 (error 1.8 and 2.4 %; 10 steps 8.7, 16 steps 3.0, 40 steps
+                0.4 %); on trained ones nobody has measured it.
             guidance: of the reconstruction; 1 is none, see `Decoder.flow`.
             seed: of the noise. Every epoch starts from the same, so that its result depends on nothing before it.
             keep_known: return good channels as they were given.
@@ -358,6 +362,7 @@ class Zuna(nn.Module):
             time=time,
             pool=pool,
             std_uv=std_uv,
+            scaled_by_epoch=self.config.generation == "v1" and std_uv is None,
             data_norm=data_norm,
             noise=self._noise(rows.n_chans, seed) if draws else None,
             schedule=self.decoder.schedule(steps) if draws else None,
@@ -389,6 +394,7 @@ class Zuna(nn.Module):
         outputs: Collection[OutputName],
         *,
         bad: Collection[int] = (),
+        std_uv: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> dict[OutputName, Tensor]:
         """What the network makes of some epochs.
@@ -398,6 +404,7 @@ class Zuna(nn.Module):
             binding: from `bind`, for the same channels.
             outputs: what to compute.
             bad: rows to mask in all of these epochs; whatever they hold does not matter.
+            std_uv: `(B,)` of the signal each epoch is part of, for v1 bound without one; None takes each epoch's own.
             noise: `(C, T)` or `(B, C, T)`, with added channels, to start from instead of the binding's.
 
         Returns:
@@ -415,7 +422,7 @@ class Zuna(nn.Module):
             self.config.generation,
             good,
             n_added=binding.n_added,
-            std_uv=binding.std_uv,
+            std_uv=std_uv if binding.std_uv is None else binding.std_uv,
             data_norm=binding.data_norm,
         )
         as_it_is = self._as_it_is(x_uv, binding, bad)

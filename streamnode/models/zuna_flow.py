@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from streamnode.errors import WeightsError
+from streamnode.models.layers import Linear
 
 Generation = Literal["v1", "1.1"]
 Sampler = Literal["euler", "adams"]
@@ -145,10 +146,10 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.n_heads * config.head_dim
         self.n_heads = config.n_heads
-        self.wq = nn.Linear(config.dim, inner, bias=False)
-        self.wk = nn.Linear(config.dim, inner, bias=False)
-        self.wv = nn.Linear(config.dim, inner, bias=False)
-        self.wo = nn.Linear(inner, config.dim, bias=False)
+        self.wq = Linear(config.dim, inner, bias=False)
+        self.wk = Linear(config.dim, inner, bias=False)
+        self.wv = Linear(config.dim, inner, bias=False)
+        self.wo = Linear(inner, config.dim, bias=False)
         self.q_norm = _norm_of_1_1(config, config.head_dim)
         self.k_norm = _norm_of_1_1(config, config.head_dim)
 
@@ -169,9 +170,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ZunaConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.hidden, bias=False)
-        self.w3 = nn.Linear(config.dim, config.hidden, bias=False)
-        self.w2 = nn.Linear(config.hidden, config.dim, bias=False)
+        self.w1 = Linear(config.dim, config.hidden, bias=False)
+        self.w3 = Linear(config.dim, config.hidden, bias=False)
+        self.w2 = Linear(config.hidden, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., D)` to the same."""

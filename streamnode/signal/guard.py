@@ -49,12 +49,20 @@ class Guard:
         horizon_s: how long before the start of a chunk an epoch may begin that comes after it: its own length, the
             delay of the signal path, and how late a marker may be.
         line_hz: mains frequency; None watches for 50 and 60 Hz.
+        least: an epoch with fewer channels left is given up.
     """
 
     def __init__(
-        self, raw: StreamInfo, info: StreamInfo, policy: Policy, *, horizon_s: float, line_hz: float | None
+        self,
+        raw: StreamInfo,
+        info: StreamInfo,
+        policy: Policy,
+        *,
+        horizon_s: float,
+        line_hz: float | None,
+        least: int = 1,
     ) -> None:
-        self._raw, self._info, self._policy = raw, info, policy
+        self._raw, self._info, self._policy, self._least = raw, info, policy, least
         self._horizon_s, self._line_hz = horizon_s, line_hz
         self._new_monitor = partial(RawMonitor, raw, horizon_s=horizon_s, line_hz=line_hz)
         self._monitors: dict[int, RawMonitor] = {}  # by run: an epoch may be asked for when its run is already over
@@ -86,7 +94,7 @@ class Guard:
         """
         quality = raw | assess(epoch.data, self._info.sfreq, line_hz=self._line_hz)
         repaired = repair(epoch.data, self._info.montage, quality, self._policy)
-        if repaired is None:
+        if repaired is None or len(repaired.rows) < self._least:
             return "bad_channels"
         epoch = replace(epoch, quality=quality)
         if len(repaired.rows) < self._info.n_chans:

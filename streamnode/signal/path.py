@@ -21,10 +21,11 @@ from streamnode.errors import ContractError
 from streamnode.signal.chain import Chain, Wishes, band, build_chain, build_montage
 from streamnode.signal.epochs import Epocher
 from streamnode.signal.filters import State
+from streamnode.signal.level import Counting, RunningStd
 from streamnode.signal.markers import MarkerEpocher
 from streamnode.signal.offline import Preprocessing
 from streamnode.signal.window import WindowEpocher
-from streamnode.types import Chunk, Clock, Epoch, ModelSpec, StreamInfo
+from streamnode.types import Chunk, Clock, Epoch, Marker, ModelSpec, StreamInfo
 
 Mode = Literal["causal", "window", "lookahead", "recording"]
 MARGIN_S = 20.0
@@ -66,41 +67,60 @@ class CausalEpochs:
         hop: samples from one epoch to the next, at the model's rate.
         clock: LSL clock, read when an epoch is cut.
         first_seq: number of the first epoch.
+        counting: whose standard deviation so far the epochs take along; None where no model asks for it.
     """
 
-    def __init__(self, chain: Chain, *, n_times: int, hop: int, clock: Clock, first_seq: int = 0) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        n_times: int,
+        hop: int,
+        clock: Clock,
+        first_seq: int = 0,
+        counting: Counting | None = None,
+    ) -> None:
         self.info = chain.info
         self.delay_s = chain.delay_s
         self.settling_s = chain.settling_s
-        self.describe = chain.describe
         self._chain = chain
+        self._std = None if counting is None else RunningStd(chain.info, counting)
         self._new_epocher = partial(
             Epocher, chain.info, n_times=n_times, hop=hop, clock=clock, settling_s=chain.settling_s
         )
         self._epocher = self._new_epocher(first_seq=first_seq)
         self._seq = first_seq
 
+    def describe(self) -> tuple[str, ...]:
+        """Every step in words, in order."""
+        return _with_std(self._chain, self._std)
+
     def reset(self) -> None:
         """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
         self._chain.reset()
         self._epocher = self._new_epocher(first_seq=self._seq)
+        if self._std is not None:
+            self._std.reset()
 
     def state(self) -> State:
         """All that is remembered, as arrays."""
-        return _join(self._chain.state(), self._epocher.state())
+        std = {} if self._std is None else self._std.state()
+        return _join(transforms=self._chain.state(), epochs=self._epocher.state(), std=std)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken, in a path built alike."""
-        transforms, epochs = _split(state)
-        self._chain.restore(transforms)
+        epochs = _part(state, "epochs")
+        self._chain.restore(_part(state, "transforms"))
         self._epocher.restore(epochs)
         self._seq = int(epochs["seq"])
+        if self._std is not None:
+            self._std.restore(_part(state, "std"))
 
     def __call__(self, chunk: Chunk) -> list[Epoch]:
         """Take in the next samples and return the epochs they complete, in order."""
         epochs = self._epocher(self._chain(chunk))
         self._seq += len(epochs)
-        return epochs
+        return epochs if self._std is None else list(map(self._std, epochs))
 
 
 class MarkerEpochs:
@@ -109,19 +129,30 @@ class MarkerEpochs:
     Args:
         chain: the transforms.
         epocher: cuts, at the model's rate.
+        counting: whose standard deviation so far the epochs take along; None where no model asks for it.
     """
 
-    def __init__(self, chain: Chain, epocher: MarkerEpocher) -> None:
+    def __init__(self, chain: Chain, epocher: MarkerEpocher, counting: Counting | None = None) -> None:
         self.info = chain.info
         self.delay_s = chain.delay_s
         self.settling_s = chain.settling_s
-        self.describe = chain.describe
-        self.add_marker = epocher.add_marker
         self._chain, self._epocher = chain, epocher
+        self._std = None if counting is None else RunningStd(chain.info, counting)
+
+    def describe(self) -> tuple[str, ...]:
+        """Every step in words, in order."""
+        return _with_std(self._chain, self._std)
+
+    def add_marker(self, marker: Marker) -> list[Epoch]:
+        """Take in a marker and return its epoch if all the samples are there already."""
+        return self._take_along(self._epocher.add_marker(marker))
 
     def __call__(self, chunk: Chunk) -> list[Epoch]:
         """Take in the next samples and return the epochs they complete, in order."""
-        return self._epocher(self._chain(chunk))
+        return self._take_along(self._epocher(self._chain(chunk)))
+
+    def _take_along(self, epochs: list[Epoch]) -> list[Epoch]:
+        return epochs if self._std is None else list(map(self._std, epochs))
 
     def take_dropped(self) -> Counter[str]:
         """How many markers got no epoch since this was last asked, by reason (see `MarkerEpocher.dropped`)."""
@@ -148,7 +179,8 @@ class WindowEpochs:
         """Every step in words, in order."""
         after = f" and {self.delay_s:g} s after" if self.delay_s else ""
         scope = f"each epoch with {self.settling_s:g} s before{after}"
-        return (*self._montage.describe(), scope, *self._prepare.labels)
+        std = ("one standard deviation of all channels there",) if self._epocher.measures_std else ()
+        return (*self._montage.describe(), scope, *self._prepare.labels, *std)
 
     def reset(self) -> None:
         """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
@@ -157,13 +189,12 @@ class WindowEpochs:
 
     def state(self) -> State:
         """All that is remembered, as arrays."""
-        return _join(self._montage.state(), self._epocher.state())
+        return _join(transforms=self._montage.state(), epochs=self._epocher.state())
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken, in a path built alike."""
-        transforms, epochs = _split(state)
-        self._montage.restore(transforms)
-        self._epocher.restore(epochs)
+        self._montage.restore(_part(state, "transforms"))
+        self._epocher.restore(_part(state, "epochs"))
 
     def __call__(self, chunk: Chunk) -> list[Epoch]:
         """Take in the next samples and return the epochs they complete, in order."""
@@ -218,6 +249,7 @@ def build_epochs(
     first_seq: int = 0,
     margin_s: float = MARGIN_S,
     lookahead_s: float = 0.0,
+    counting: Counting | None = None,
     **wishes: Unpack[Wishes],
 ) -> CausalEpochs | WindowEpochs | RecordingEpochs:
     """The signal path between a stream and a model.
@@ -232,6 +264,8 @@ def build_epochs(
         first_seq: number of the first epoch, for a path that takes over from another.
         margin_s: mode `window` and `lookahead`: how much before an epoch is prepared with it.
         lookahead_s: mode `lookahead`: how much after an epoch is waited for and prepared with it; above 0.
+        counting: which channels count into the standard deviation that epochs take along: in mode `causal` of all so
+            far, in `window` and `lookahead` of what is prepared with them. None goes without, as a `recording` does.
         wishes: what is asked of the signal.
 
     Raises:
@@ -241,7 +275,7 @@ def build_epochs(
         raise ContractError(f"a lookahead of {lookahead_s:g} s and mode {mode} exclude each other: change one of them")
     if mode == "causal":
         chain = build_chain(info, spec, **wishes)
-        return CausalEpochs(chain, n_times=n_times, hop=hop, clock=clock, first_seq=first_seq)
+        return CausalEpochs(chain, n_times=n_times, hop=hop, clock=clock, first_seq=first_seq, counting=counting)
     montage = build_montage(info, spec, **wishes)
     low, high = band(info, spec, **wishes)
     prepare = Preprocessing(info.sfreq, spec, low, high, wishes.get("notch_hz"))
@@ -256,6 +290,7 @@ def build_epochs(
         lookahead_s=lookahead_s,
         clock=clock,
         first_seq=first_seq,
+        counting=counting,
     )
     return WindowEpochs(montage, prepare, epocher)
 
@@ -269,6 +304,7 @@ def build_marker_epochs(
     n_times: int,
     clock: Clock,
     first_seq: int = 0,
+    counting: Counting | None = None,
     **wishes: Unpack[Wishes],
 ) -> MarkerEpochs:
     """The signal path between a stream and a model that looks at what happens around markers.
@@ -281,6 +317,7 @@ def build_marker_epochs(
         n_times: samples in an epoch, at the model's rate.
         clock: LSL clock, read when an epoch is cut.
         first_seq: number of the first epoch, for a path that takes over from another.
+        counting: which channels count into the standard deviation of all epochs so far; None goes without.
         wishes: what is asked of the signal.
 
     Raises:
@@ -296,17 +333,18 @@ def build_marker_epochs(
         settling_s=chain.settling_s,
         first_seq=first_seq,
     )
-    return MarkerEpochs(chain, epocher)
+    return MarkerEpochs(chain, epocher, counting)
 
 
-def _join(transforms: State, epochs: State) -> State:
-    return {f"transforms.{name}": array for name, array in transforms.items()} | {
-        f"epochs.{name}": array for name, array in epochs.items()
-    }
+def _with_std(chain: Chain, std: RunningStd | None) -> tuple[str, ...]:
+    """The transforms in words, and what epochs take along."""
+    return chain.describe() if std is None else (*chain.describe(), std.label)
 
 
-def _split(state: Mapping[str, NDArray[Any]]) -> tuple[State, State]:
-    def part(prefix: str) -> State:
-        return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+def _join(**parts: State) -> State:
+    return {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
 
-    return part("transforms."), part("epochs.")
+
+def _part(state: Mapping[str, NDArray[Any]], part: str) -> State:
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

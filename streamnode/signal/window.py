@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
 from streamnode.signal.filters import BoolArray, State
+from streamnode.signal.level import Counting, Squares
 from streamnode.signal.offline import Preprocessing
-from streamnode.types import Chunk, Clock, Epoch, Float64Array, FloatArray, StreamInfo
+from streamnode.types import Chunk, Clock, Epoch, Float32Array, Float64Array, FloatArray, StreamInfo
 
 
 class WindowEpocher:
@@ -43,6 +44,7 @@ class WindowEpocher:
         lookahead_s: how much of the signal after an epoch is waited for and prepared with it.
         clock: LSL clock, read when an epoch is cut.
         first_seq: number of the first epoch, for an epocher that takes over from another.
+        counting: whose standard deviation, in all that is prepared with an epoch, it takes along; None goes without.
 
     Raises:
         ContractError: an epoch or a hop is less than one sample, or margin or lookahead are negative.
@@ -59,6 +61,7 @@ class WindowEpocher:
         lookahead_s: float = 0.0,
         clock: Clock,
         first_seq: int = 0,
+        counting: Counting | None = None,
     ) -> None:
         if min(n_times, hop) < 1 or min(margin_s, lookahead_s) < 0:
             raise ContractError(
@@ -77,6 +80,7 @@ class WindowEpocher:
         self._tail = _Tail(info.n_chans, self._margin + self._window + self._lookahead)
         self._gaps: deque[_Gap] = deque()
         self._seq = first_seq
+        self._counting = counting
         self.reset()
 
     def reset(self) -> None:
@@ -127,6 +131,11 @@ class WindowEpocher:
         self._tail.append(state["rows"])
 
     @property
+    def measures_std(self) -> bool:
+        """Whether epochs take a standard deviation along."""
+        return self._counting is not None
+
+    @property
     def _stop(self) -> int:
         """The source sample after the next epoch."""
         return self._origin + self._source_samples(self._n_times + self._cut_so_far * self._hop)
@@ -170,9 +179,14 @@ class WindowEpocher:
             run=chunk.run,
             n_missing=self._count_missing(begin, self._stop),
             settling=begin - self._margin < self._origin,
+            std_uv=self._std_of(prepared, data),
         )
         self._seq += 1
         return epoch
+
+    def _std_of(self, prepared: Float64Array, data: Float32Array) -> float | None:
+        """What an epoch takes along, of all that was prepared with it."""
+        return None if self._counting is None else Squares.of(prepared, self._counting.rows(data, self.info)).std
 
     def _count_missing(self, start: int, stop: int) -> int:
         """Missing samples of an epoch, at the outgoing rate, rounded up."""

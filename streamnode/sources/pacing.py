@@ -27,8 +27,8 @@ class Block(NamedTuple):
     """Consecutive samples of a signal.
 
     Attributes:
-        run: which pass over the signal this is.
-        row: index of the first sample within the pass.
+        run: changes with every pass over the signal, and where that was interrupted.
+        row: index of the first sample within the pass, in time: it counts what is missing where that was interrupted.
         data: `(n_times, n_chans)` float32 microvolts.
     """
 
@@ -51,7 +51,7 @@ class Signal(Protocol):
         ...
 
     def blocks(self, n_times: int, *, loop: bool) -> Iterator[Block]:
-        """All samples in order, at most `n_times` at once; with `loop` again and again. No block spans two passes."""
+        """All samples in order, at most `n_times` at once; with `loop` again and again. No block spans two runs."""
         ...
 
 
@@ -61,7 +61,8 @@ async def paced(
     """Hands out the blocks of a signal, each when its last sample is due, with the index of its first over all passes.
 
     Every deadline counts from the start, so lateness never adds up; what is late comes at once and nothing is left
-    out. At an infinite speed everything is late, and other tasks run between blocks.
+    out. At an infinite speed everything is late, and other tasks run between blocks. Where the signal was interrupted,
+    nothing comes for as long.
 
     Args:
         signal: what to play.
@@ -77,12 +78,14 @@ async def paced(
         raise ConfigError(f"a speed of {speed:g} plays nothing: give a number above 0, 1 for real time")
     sfreq = signal.info.sfreq
     n_total = sys.maxsize if duration_s is None else round(duration_s * sfreq)
-    began, stop = _loop_time(), 0
+    began, of_pass, stop = _loop_time(), 0, 0
     for block in signal.blocks(max(1, round(chunk_s * sfreq)), loop=loop):
-        start, data = stop, block.data[: n_total - stop]
+        of_pass = stop if block.row == 0 else of_pass
+        start = of_pass + block.row
+        data = block.data[: max(0, n_total - start)]
         if not len(data):
             return
-        stop += len(data)
+        stop = start + len(data)
         await asyncio.sleep(began + (stop - 1) / (sfreq * speed) - _loop_time())
         yield start, block._replace(data=data)
 

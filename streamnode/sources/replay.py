@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,7 @@ from streamnode.errors import ConfigError, ContractError
 from streamnode.montage import clean_name, make_montage
 from streamnode.sources.csv_table import CsvTable
 from streamnode.sources.pacing import Annotation, Block, chunks
+from streamnode.sources.runs import WHOLE, Run, places_of, runs_of_records, runs_of_stamps
 from streamnode.types import Chunk, Clock, Float32Array, Float64Array, FloatArray, StreamInfo
 
 _log = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ class Recording:
     Attributes:
         info: the stream it plays as; `source_id` follows from the file's name.
         data: `(n_times, n_chans)` float32 microvolts, at least one sample.
-        annotations: all that lie within the data, in order.
+        annotations: all that lie within the data, in order; their times count interruptions.
+        runs: where it goes on after an interruption, and the first.
     """
 
     info: StreamInfo
     data: Float32Array
     annotations: tuple[Annotation, ...] = ()
+    runs: tuple[Run, ...] = WHOLE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be played."""
@@ -72,13 +75,21 @@ class Recording:
     @property
     def duration_s(self) -> float:
         """Seconds from the first sample to the end of the last."""
-        return len(self.data) / self.info.sfreq
+        return self.spans[-1].stop / self.info.sfreq
+
+    @property
+    def spans(self) -> tuple[range, ...]:
+        """The indices in time of the samples of each run."""
+        stops = [*(run.row for run in self.runs[1:]), len(self.data)]
+        return tuple(range(run.start, run.start + stop - run.row) for run, stop in zip(self.runs, stops, strict=True))
 
     def blocks(self, n_times: int, *, loop: bool) -> Iterator[Block]:
-        """All samples in order, at most `n_times` at once; with `loop` again and again. No block spans two passes."""
-        for run in itertools.count() if loop else (0,):
-            for row in range(0, len(self.data), n_times):
-                yield Block(run, row, self.data[row : row + n_times])
+        """All samples in order, at most `n_times` at once; with `loop` again and again. No block spans two runs."""
+        for n_passes in itertools.count() if loop else (0,):
+            for number, (run, span) in enumerate(zip(self.runs, self.spans, strict=True), n_passes * len(self.runs)):
+                data = self.data[run.row : run.row + len(span)]
+                for done in range(0, len(span), n_times):
+                    yield Block(number, run.start + done, data[done : done + n_times])
 
 
 def read(
@@ -183,6 +194,7 @@ class _Labels:
         *,
         ch_pos: ArrayLike | None = None,
         events: Sequence[Annotation] = (),
+        runs: tuple[Run, ...] = WHOLE,
     ) -> Recording:
         """The recording of these channels, after renaming."""
         if not 0 < sfreq < math.inf:
@@ -194,10 +206,17 @@ class _Labels:
             )
         name = self.path.stem
         info = StreamInfo(name, f"streamnode-play:{name}", "EEG", float(sfreq), make_montage(labels, ch_pos, self.cap))
-        within = [event for event in events if 0 <= round(event.t_s * sfreq) < len(data)]
+        recording = Recording(info, np.ascontiguousarray(data, dtype=np.float32), runs=runs)
+        within = [event for event in events if any(round(event.t_s * sfreq) in span for span in recording.spans)]
         if len(within) < len(events):
             _log.info("%s: left out %d annotations beyond the data", self.path.name, len(events) - len(within))
-        return Recording(info, np.ascontiguousarray(data, dtype=np.float32), tuple(sorted(within)))
+        if len(runs) > 1:
+            missing_s = recording.duration_s - len(data) / sfreq
+            _log.warning(
+                "%s has %d runs, between which %.3g s are missing: no epoch crosses from one to the next",
+                *(self.path.name, len(runs), missing_s),
+            )
+        return replace(recording, annotations=tuple(sorted(within)))
 
 
 def _read_mne(path: Path, labels: _Labels) -> Recording:
@@ -205,7 +224,9 @@ def _read_mne(path: Path, labels: _Labels) -> Recording:
     with _reading(path):
         raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
         is_eeg = [kind == "eeg" for kind in raw.get_channel_types()]
-        marks = raw.annotations
+        runs = runs_of_records(path, raw.info["sfreq"]) if path.suffix.lower() in (".edf", ".bdf") else WHOLE
+        # Those of a file that was interrupted tell the true time, of which MNE takes the last part for beyond the data.
+        marks = raw.annotations if runs == WHOLE else mne.read_annotations(path)
         events = [
             Annotation(float(onset - raw.first_time), float(duration), str(description))
             for onset, duration, description in zip(marks.onset, marks.duration, marks.description, strict=True)
@@ -218,7 +239,8 @@ def _read_mne(path: Path, labels: _Labels) -> Recording:
             part = raw.get_data(picks=keep, start=row, stop=min(row + _AT_ONCE, len(data)), verbose="WARNING")
             data[row : row + _AT_ONCE] = part.T * 1e6
     places = np.array([_place(raw.info["chs"][i]) for i in keep])
-    return labels.recording([names[i] for i in keep], raw.info["sfreq"], data, ch_pos=places, events=events)
+    names = [names[i] for i in keep]
+    return labels.recording(names, raw.info["sfreq"], data, ch_pos=places, events=events, runs=runs)
 
 
 def _place(channel: Mapping[str, Any]) -> Float64Array:
@@ -230,7 +252,7 @@ def _place(channel: Mapping[str, Any]) -> Float64Array:
 
 def _read_xdf(path: Path, labels: _Labels) -> Recording:
     with _reading(path):
-        streams, _ = _package("pyxdf").load_xdf(path)
+        streams, _ = _package("pyxdf").load_xdf(path, dejitter_timestamps=False)
     eeg = _the_eeg(path, streams)
     names, units, kinds = _xdf_channels(eeg["info"])
     keep = labels.pick(names, [kind.upper() in {"", "EEG"} for kind in kinds])
@@ -238,16 +260,17 @@ def _read_xdf(path: Path, labels: _Labels) -> Recording:
     sfreq = float(eeg["info"]["nominal_srate"][0])
     if sfreq <= 0:
         raise ConfigError(f"{path} has EEG of irregular rate: only regularly sampled EEG can be played")
-    data = np.asarray(eeg["time_series"])[:, keep] * [_MICROVOLTS.get(units[i].lower(), 1.0) for i in keep]
-    stamps = eeg["time_stamps"]
-    events = [
-        Annotation(float(np.interp(t, stamps, np.arange(len(stamps)))) / sfreq, 0.0, str(label[0]))
+    taken, runs = runs_of_stamps(eeg["time_stamps"], sfreq)
+    data = np.asarray(eeg["time_series"])[taken][:, keep] * [_MICROVOLTS.get(units[i].lower(), 1.0) for i in keep]
+    marks = [
+        (float(t), str(label[0]))
         for stream in streams
         if stream["info"]["channel_format"][0] == "string"
         for t, label in zip(stream["time_stamps"], stream["time_series"], strict=True)
-        if stamps[0] <= t <= stamps[-1]
     ]
-    return labels.recording([names[i] for i in keep], sfreq, data, events=events)
+    places = places_of([t for t, _ in marks], eeg["time_stamps"][taken], runs, sfreq)
+    events = [Annotation(place / sfreq, 0.0, label) for place, (_, label) in zip(places, marks, strict=True)]
+    return labels.recording([names[i] for i in keep], sfreq, data, events=events, runs=runs)
 
 
 def _the_eeg(path: Path, streams: Sequence[Any]) -> Any:

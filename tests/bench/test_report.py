@@ -104,7 +104,7 @@ def test_charts_are_drawn(tmp_path: Path) -> None:
         for n in (8, 16)
         for together in (True, False)
     ]
-    streams = StreamsReport("luna-base", 22, 1.0, 5.0, tuple(trials), 16, 0, Tally(1))
+    streams = StreamsReport("luna-base", 22, 1.0, 5.0, tuple(trials), 16, 0, None, Tally(1))
     drawn = report.draw_models(tmp_path, REPORT) + report.draw_streams(tmp_path, streams)
     assert [path.name for path in drawn] == ["latency.png", "error.png", "scaling.png", "streams.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)

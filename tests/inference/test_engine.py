@@ -176,6 +176,18 @@ def test_import_of_the_package_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", ["luna-base", "eegdino-small", "eegpt-large"])
+def test_a_model_is_loaded_without_the_compiler(name: str) -> None:
+    """The compiler of torch and its algebra, a second and 75 MB, are imported by nothing at the start of a node."""
+    code = (
+        "import sys, streamnode;"
+        f"streamnode.load_model({name!r}, weights='random:0', ch_names=('C3', 'C4', 'O1'), device='cpu');"
+        "sys.exit(bool({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "options", "outputs"),
     [
@@ -236,6 +248,26 @@ def test_large_batches_pass_in_parts(engine: Engine, model: BoundModel) -> None:
     epochs = epochs_uv(9)
     alone = [model.run(epochs[i : i + 1])["embedding"] for i in range(9)]
     np.testing.assert_allclose(bind(engine).run(epochs)["embedding"], np.concatenate(alone), rtol=0, atol=2e-5)
+
+
+def test_batches_are_warmed_up_once_the_largest_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch alone, to see what a pass takes, then every number of epochs that can come together, and none again."""
+    bound = bind(engine)
+    monkeypatch.setattr("streamnode.inference.bound._WARM_UP_S", 1e6)
+    tried = fail_beyond(engine, monkeypatch, 4, RuntimeError("too many"))
+    bound.warm_up_batches(3)
+    assert tried == [1, 3, 2]
+    bound.warm_up_batches(2)
+    assert tried == [1, 3, 2]
+
+
+def test_slow_batches_are_not_warmed_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a pass takes long, what its first time adds is little, and live epochs must not wait for it."""
+    bound = bind(engine)
+    monkeypatch.setattr("streamnode.inference.bound._WARM_UP_S", 0.0)
+    tried = fail_beyond(engine, monkeypatch, 4, RuntimeError("too many"))
+    bound.warm_up_batches(4)
+    assert tried == [1]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +345,7 @@ def test_a_compiled_network_runs_whole_epochs(monkeypatch: pytest.MonkeyPatch) -
     """Epochs of the length it was made for take the compiled way; others, and other channels, the usual one."""
     shapes = list[tuple[int, ...]]()
 
-    def prepare(encoding: compiled.Encoding, _: compiled.Recipe, x: torch.Tensor) -> compiled.Encode:
+    def prepare(encoding: compiled.Encoding, _: compiled.Recipe, x: torch.Tensor, **_limits: float) -> compiled.Encode:
         def encode(x: torch.Tensor) -> dict[OutputName, torch.Tensor]:
             shapes.append(tuple(x.shape))
             return results[len(x)]
@@ -335,7 +367,7 @@ def test_a_compiled_network_runs_whole_epochs(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"precision": "int8"}, "only float32 is compiled: luna-base in int8 runs as it is"),
+        ({"precision": "int8"}, "products of int8 are not compiled: luna-base runs as it is"),
         ({}, "luna-base is compiled but runs as it is, which is 2.0 times faster"),
     ],
 )
@@ -343,7 +375,7 @@ def test_what_is_not_compiled_runs_as_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, options: dict[str, Any], why: str
 ) -> None:
     """Where compiling is not possible, or no gain, one sentence says so."""
-    monkeypatch.setattr(compiled, "prepare", lambda *_: pytest.fail)
+    monkeypatch.setattr(compiled, "prepare", lambda *_, **__: pytest.fail)
     monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_: 0.5)
     wishes: dict[str, Any] = {"weights": "random:0", "ch_names": CH_NAMES, "device": "cpu", "outputs": ("embedding",)}
     with caplog.at_level(logging.INFO, logger="streamnode"):

@@ -143,6 +143,28 @@ def test_many_that_begin_together_are_taken_in_parts() -> None:
     assert (counted.n_patches, counted.largest) == (40 * 15, 256)
 
 
+def test_when_memory_is_short_fewer_streams_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as many from then on; no epoch is lost, and what is kept for the next is as if nothing had happened."""
+    small, tried = engine(64), list[int]()
+    bound, caches, run = small.bind(MONTAGE, OUTPUTS, duration_s=0), [PatchCache(64) for _ in range(6)], encode
+
+    def failing(*args: Any, **wishes: Any) -> Any:
+        n_epochs = len(args[3])
+        tried.append(n_epochs)
+        if n_epochs > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(*args, **wishes)
+
+    monkeypatch.setattr(small, "max_batch", 4)
+    monkeypatch.setattr("streamnode.inference.reuse.encode", failing)
+    for hop in range(2):
+        epochs = [epoch(64 * hop, seed=seed) for seed in range(6)]
+        found = bound.run_overlapping(epochs, caches)["embedding"]
+        whole = bound.run(np.stack([one.data for one in epochs]))["embedding"]
+        np.testing.assert_allclose(found, whole, rtol=0, atol=5e-6)
+    assert tried == [4, 2, 2, 2, 2, 2, 2]
+
+
 def test_only_networks_that_look_at_single_patches_have_a_stride() -> None:
     """EEGPT says its own; LUNA, whose patches see each other, has none."""
     with torch.device("meta"):

@@ -192,7 +192,8 @@ def run(
     model: Zuna, x: Tensor, montage: Montage = CAP, outputs: Collection[OutputName] = ALL, **options: Any
 ) -> dict[OutputName, Tensor]:
     """Bind and run once, in a few steps."""
-    call = {name: options.pop(name) for name in ("bad", "noise") if name in options}
+    call: dict[str, Any] = {name: options.pop(name) for name in ("bad", "noise") if name in options}
+    call |= {"std_uv": options.pop("std_of_epochs")} if "std_of_epochs" in options else {}
     with torch.inference_mode():
         binding = model.bind(montage, outputs=outputs, **{"steps": 3, **options})
         return model.encode(x, binding, outputs, **call)
@@ -338,6 +339,36 @@ def test_scaling_is_undone_exactly(generation: Generation, seed: int, offset: fl
     assert scaled.scale.isfinite().all()
     typical = scaled.scale[:, good].quantile(0.5, dim=1, keepdim=True)
     torch.testing.assert_close(scaled.scale[:, 5 - n_bad :], typical.expand(-1, n_bad + 2, -1))
+
+
+def test_each_epoch_of_a_batch_may_have_its_own_scale() -> None:
+    """For v1, one number an epoch divides each by its own and takes each back; 1.1 goes by its channels alone."""
+    x, std_uv = microvolts(3), torch.tensor([5.0, 20.0, 80.0])
+    together = normalise(x, "v1", range(5), std_uv=std_uv)
+    for i, std in enumerate(std_uv.tolist()):
+        alone = normalise(x[[i]], "v1", range(5), std_uv=std)
+        assert torch.equal(together.x[[i]], alone.x)
+        assert (together.scale[i] == 10 * std).all()
+    torch.testing.assert_close(together.undo(together.x)[1:], x[1:])
+    assert torch.equal(normalise(x, "1.1", range(5), std_uv=std_uv).x, normalise(x, "1.1", range(5)).x)
+    assert normalise(x, "v1", range(5), std_uv=torch.zeros(3)).x.isfinite().all()
+
+
+def test_the_scale_of_an_epoch_comes_with_it_unless_it_was_bound() -> None:
+    """`encode` divides by the number it is given, reconstruction included; one that was bound wins over it."""
+    model, x, std_uv = exact("v1"), microvolts(2), torch.tensor([7.0, 30.0])
+    found = run(model, x, std_of_epochs=std_uv)
+    for i, std in enumerate(std_uv.tolist()):
+        expected = run(model, x[[i]], std_uv=std)
+        assert_same({name: tensor[[i]] for name, tensor in found.items()}, expected)
+    assert_same(run(model, x, std_uv=20.0, std_of_epochs=std_uv), run(model, x, std_uv=20.0))
+    assert (found["reconstruction"] - run(model, x)["reconstruction"]).abs().max() > 0.1
+    scaled = {
+        (one, std): exact(one).bind(CAP, outputs=ALL, std_uv=std).scaled_by_epoch
+        for one in GENERATIONS
+        for std in (None, 5.0)
+    }
+    assert scaled == {("v1", None): True, ("v1", 5.0): False, ("1.1", None): False, ("1.1", 5.0): False}
 
 
 def test_1_1_holds_small_channels_down_and_v1_does_not() -> None:
@@ -615,7 +646,7 @@ def test_samplers_solve_an_equation_with_a_known_solution(sampler: Any, order: i
 
 @both
 def test_adams_comes_closer_than_euler(generation: Generation) -> None:
-    """On the (untrained) tiny network, adams nears 50 steps of Euler as its steps grow, and 10 of it beat those 50."""
+    """On the (untrained) tiny network, adams nears 50 steps of Euler as its steps grow; here 10 of it beat those 50."""
     model, (eeg, noise) = exact(generation), golden_input(torch.float64)
     with torch.inference_mode():
         binding = model.bind(THREE, outputs={"tokens"})

@@ -1,0 +1,45 @@
+"""What the transformer layers of several families are made of."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (its name everywhere)
+from torch import Tensor, nn
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer `(..., n_in)` to `(..., n_out)` whose weight may be bfloat16 where all else is float32."""
+    if weight.dtype != torch.bfloat16 or x.dtype != torch.float32 or x.device.type != "cpu":  # autocast sees to GPUs
+        return F.linear(x, weight, bias)
+    return F.linear(x.bfloat16(), weight, None if bias is None else bias.bfloat16()).float()
+
+
+class Linear(nn.Linear):
+    """A linear layer of `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., n_in)` to `(..., n_out)`."""
+        return linear(x, self.weight, self.bias)
+
+
+def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """The exact GELU of a linear layer, in one go where its weight is stored in a form that can."""
+    weight: Any = layer.weight
+    both = getattr(weight, "linear_gelu", None)
+    return F.gelu(layer(x)) if both is None else cast("Tensor", both(x, layer.bias))
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact GELU; the norm, where there is one, sits on the hidden layer."""
+
+    def __init__(self, width: int, hidden: int, out: int, *, norm: bool = False) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
+        self.fc2 = Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., width)` to `(..., out)`."""
+        return cast("Tensor", self.fc2(self.norm(gelu_linear(x, self.fc1))))

@@ -1,0 +1,136 @@
+"""Where a recording was interrupted: by the stamps of its samples, or by what the records of its file say of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamnode.signal.timebase import Span, TimeBase
+from streamnode.types import Float64Array
+
+_SHORT_S = 0.1  # no run ends for less: what live streams fill in by default
+_HINDSIGHT_S = 6.0  # so long a time base takes to find a gap, and no longer
+_AT_ONCE_S = 0.1  # of stamps, as an inlet would hand them on
+_ANNOTATIONS = {b"EDF Annotations": 2, b"BDF Annotations": 3}  # label of the signal that tells time: bytes a sample
+
+
+class Run(NamedTuple):
+    """Samples of a recording that follow each other without a break.
+
+    Attributes:
+        row: of the first of them, among all samples.
+        start: its index in time, which counts what is missing between runs.
+    """
+
+    row: int
+    start: int
+
+
+WHOLE = (Run(0, 0),)
+"""The runs of a recording without interruptions."""
+
+
+def runs_of_stamps(stamps: Float64Array, sfreq: float) -> tuple[NDArray[np.intp], tuple[Run, ...]]:
+    """What a node would have made of a stream with these stamps (see `signal.timebase`).
+
+    Args:
+        stamps: `(n_times,)` seconds on the clock of the source, as they were received.
+        sfreq: nominal, Hz.
+
+    Returns:
+        Which samples to take, in order: the last before a short gap again in place of those missing, none that came
+        twice. And the runs of what was taken.
+    """
+    timebase = TimeBase(sfreq, max_fill=round(_SHORT_S * sfreq))
+    n_times, taken, runs = max(1, round(_AT_ONCE_S * sfreq)), list[NDArray[np.intp]](), list[Run]()
+    n_taken, number = 0, -1
+    for row in range(0, len(stamps), n_times):
+        part = stamps[row : row + n_times]
+        for span in timebase.add(part, float(part[-1])):
+            rows = _rows(span, row)
+            if span.run != number:
+                runs.append(Run(n_taken, span.start))
+                number = span.run
+            taken.append(rows)
+            n_taken += len(rows)
+    rows = np.concatenate(taken)
+    return rows, _sharpened(runs, stamps[rows], sfreq)
+
+
+def _sharpened(runs: list[Run], stamps: Float64Array, sfreq: float) -> tuple[Run, ...]:
+    """The same runs, each from where the stamps leap: a gap shorter than a hiccup may be is found a while behind it."""
+    sharp = runs[:1]
+    for run in runs[1:]:
+        last = sharp[-1]
+        missing_s = (run.start - last.start - (run.row - last.row)) / sfreq
+        back = max(last.row + 1, run.row - round(_HINDSIGHT_S * sfreq))
+        steps = np.diff(stamps[back - 1 : run.row + 1])
+        late = len(steps) - 1 - int(steps.argmax()) if steps.max() > missing_s / 2 > 0 else 0
+        sharp.append(Run(run.row - late, run.start - late))
+    return tuple(sharp)
+
+
+def _rows(span: Span, first: int) -> NDArray[np.intp]:
+    """The samples of a span and before it, for each that is missing, the one before."""
+    rows = np.arange(first + span.rows.start - span.n_missing, first + span.rows.stop)
+    return rows.clip(min=first + span.rows.start - (span.n_missing > 0))
+
+
+def places_of(times: Sequence[float], stamps: Float64Array, runs: tuple[Run, ...], sfreq: float) -> list[float]:
+    """Where events with these stamps lie among samples with those, as indices in time; not whole ones, and beyond too.
+
+    As stamps jitter, what counts is the line through all those of the last run that had begun.
+    """
+    lines = [_line(part, sfreq) for part in np.split(stamps, [run.row for run in runs[1:]])]
+    began = [t0 for t0, _ in lines]
+    numbers = np.searchsorted(began, times, "right").clip(min=1) - 1
+    return [runs[i].start + (t - lines[i][0]) / lines[i][1] for t, i in zip(times, numbers, strict=True)]
+
+
+def _line(stamps: Float64Array, sfreq: float) -> tuple[float, float]:
+    """Time of the first sample, and from one to the next, by all their stamps."""
+    if len(stamps) < 2:
+        return float(stamps[0]), 1 / sfreq
+    t0, period_s = np.polynomial.Polynomial.fit(np.arange(len(stamps)), stamps, 1).convert().coef
+    return float(t0), float(period_s)
+
+
+def runs_of_records(path: Path, sfreq: float) -> tuple[Run, ...]:
+    """The runs of an EDF or BDF file, at the rate at which it is read; a file that is not of kind `+D` has one.
+
+    Each record of a discontinuous file (EDF+, section 2.2.4) begins its first signal of annotations with the time at
+    which it was recorded.
+
+    Raises:
+        ValueError: a record does not say when it was recorded, or the header is not one.
+    """
+    with path.open("rb") as file:
+        header = file.read(256)
+        if header[192:197] not in (b"EDF+D", b"BDF+D"):
+            return WHOLE
+        n_bytes, record_s, n_signals = int(header[184:192]), float(header[244:252]), int(header[252:256])
+        columns = file.read(n_bytes - 256)
+    labels = [columns[16 * i : 16 * i + 16].strip() for i in range(n_signals)]
+    sizes = [int(columns[216 * n_signals + 8 * i :][:8]) for i in range(n_signals)]
+    teller = next(i for i, label in enumerate(labels) if label in _ANNOTATIONS)
+    width = _ANNOTATIONS[labels[teller]]
+    first, n_told = width * sum(sizes[:teller]), width * sizes[teller]
+    contents = np.memmap(path, np.uint8, "r", offset=n_bytes)
+    n_records = len(contents) // (width * sum(sizes))
+    records = contents[: n_records * width * sum(sizes)].reshape(n_records, -1)
+    onsets = np.array([float(record.tobytes().split(b"\x14")[0]) for record in records[:, first : first + n_told]])
+    return _of_onsets(onsets, record_s, sfreq)
+
+
+def _of_onsets(onsets: Float64Array, record_s: float, sfreq: float) -> tuple[Run, ...]:
+    """The runs of records that begin at these times, seconds."""
+    n_times = round(record_s * sfreq)
+    runs = list(WHOLE)
+    for number in np.flatnonzero(np.abs(np.diff(onsets) - record_s) > _SHORT_S) + 1:
+        row, last = int(number) * n_times, runs[-1]
+        runs.append(Run(row, max(round((onsets[number] - onsets[0]) * sfreq), last.start + row - last.row)))
+    return tuple(runs)
