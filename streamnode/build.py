@@ -6,7 +6,7 @@ torch is imported inside the functions that load a model, so that a node can loo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +38,7 @@ from streamnode.signal.chain import Wishes
 from streamnode.signal.channels import BIPOLAR_MONTAGES
 from streamnode.signal.guard import Guard
 from streamnode.signal.interpolate import interpolation_matrix
+from streamnode.signal.level import Counting
 from streamnode.signal.path import EpochStream, build_epochs, build_marker_epochs
 from streamnode.sinks.lsl import LslSink
 from streamnode.sinks.lsl_eeg import EegSink
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 clock: Clock = local_clock
 _WAITING_UNDER_ALL = 64  # epochs that may wait for inference under policy `all`
+_TELLING_STEPS = 4  # of a sampler, to measure what one takes: all of them may take a minute
 _LATE_MARKER_S = 10.0  # as long as its samples are kept: `MarkerEpocher`
 _EXPIRY_HOPS, _EXPIRY_S = 10, 60.0  # so long a broker keeps a result for a slow subscriber: stale results mislead
 
@@ -175,10 +177,13 @@ def load_engine(model: ModelConfig) -> Engine:
     """Weights onto the device; downloads them first if need be. Raises `WeightsError` or `ConfigError`."""
     import scipy.signal  # noqa: F401, PLC0415  (a second that `open_session` need not spend, with samples waiting)
 
+    from streamnode.inference import cpu  # noqa: PLC0415
     from streamnode.inference.engine import Engine  # noqa: PLC0415
 
+    with cpu.usual(1).applied():  # the sums that check them are short: on a busy machine threads wait, for seconds
+        loaded = load_weights(model)
     return Engine(
-        load_weights(model),
+        loaded,
         device=model.device,
         precision=model.precision,
         threads=model.threads,
@@ -213,16 +218,27 @@ class Processing(Protocol):
     def model(self) -> ModelConfig: ...  # noqa: D102
 
 
-def open_session(config: Processing, engine: Engine, info: StreamInfo, first_seq: int = 0) -> Session:
-    """Signal path, guard and bound model for a stream. Raises `ContractError` if stream and model do not fit."""
+def open_session(
+    config: Processing, engine: Engine, info: StreamInfo, first_seq: int = 0, *, without: Sequence[str] = ()
+) -> Session:
+    """Signal path, guard and bound model for a stream. Raises `ContractError` if stream and model do not fit.
+
+    Args:
+        config: what happens to it.
+        engine: the model.
+        info: the stream.
+        first_seq: number of the first epoch.
+        without: channels that the model will not see in any epoch.
+    """
     from streamnode.inference.reuse import PatchCache  # noqa: PLC0415
 
     signal = config.signal
-    path = signal_path(config, engine.spec, info, first_seq)
+    path = signal_path(config, engine.spec, info, first_seq, without=without)
     if signal.bad_channels == "interpolate":
         interpolation_matrix(path.info.montage, ())  # refuses channels without a place now, not when one goes bad
     horizon_s = config.epoch.duration_s + path.delay_s + (_LATE_MARKER_S if config.epoch.markers else 0.0)
-    guard = Guard(info, path.info, signal.bad_channels, horizon_s=horizon_s, line_hz=_notch_hz(config, info))
+    line_hz, least = _notch_hz(config, info), least_good(engine.spec)
+    guard = Guard(info, path.info, signal.bad_channels, horizon_s=horizon_s, line_hz=line_hz, least=least)
     model = engine.bind(
         path.info.montage, config.model.outputs, duration_s=config.epoch.duration_s, **config.model.bind_options
     )
@@ -233,12 +249,18 @@ def open_session(config: Processing, engine: Engine, info: StreamInfo, first_seq
     return Session(info, path, guard, feed, meta, _pace(config, model), reuse)
 
 
+def least_good(spec: ModelSpec) -> int:
+    """How many channels a model must see; the average reference of one, which such a model takes, leaves nothing."""
+    return 2 if spec.rebuilds else 1
+
+
 def _pace(config: Processing, model: BoundModel) -> Pace | None:
     """Decides how many steps of a sampler each epoch has, where fewer are allowed."""
     zuna, epoch = config.model, config.epoch
     if not isinstance(zuna, ZunaConfig) or zuna.min_steps is None or "reconstruction" not in zuna.outputs:
         return None
-    return Pace(model.cost(epoch.duration_s, zuna.steps), steps=zuna.steps, floor=zuna.min_steps, hop_s=epoch.hop_s)
+    cost = model.cost(epoch.duration_s, min(zuna.steps, _TELLING_STEPS))
+    return Pace(cost, steps=zuna.steps, floor=zuna.min_steps, hop_s=epoch.hop_s)
 
 
 def _reuse(config: Processing, spec: ModelSpec, stride: int | None) -> tuple[int | None, str]:
@@ -269,10 +291,12 @@ def _reuse(config: Processing, spec: ModelSpec, stride: int | None) -> tuple[int
     return None, f"every epoch is computed whole: {why_not}"
 
 
-def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq: int = 0) -> EpochStream:
-    """From chunks of a stream to epochs of a model. Raises `ContractError` if they do not fit."""
+def signal_path(
+    config: Processing, spec: ModelSpec, info: StreamInfo, first_seq: int = 0, *, without: Sequence[str] = ()
+) -> EpochStream:
+    """From chunks of a stream to epochs of a model, as of `open_session`."""
     signal, epoch = config.signal, config.epoch
-    n_times = _n_times(epoch, spec)
+    n_times, counting = _n_times(epoch, spec), _counting(config, info, without)
     wishes: Wishes = {
         "picks": signal.picks,
         "reference": signal.reference,
@@ -284,7 +308,15 @@ def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq
     if epoch.markers is not None:
         labels, tmin_s = epoch.markers.labels, epoch.markers.tmin_s
         return build_marker_epochs(
-            info, spec, labels=labels, tmin_s=tmin_s, n_times=n_times, clock=clock, first_seq=first_seq, **wishes
+            info,
+            spec,
+            labels=labels,
+            tmin_s=tmin_s,
+            n_times=n_times,
+            clock=clock,
+            first_seq=first_seq,
+            counting=counting,
+            **wishes,
         )
     return build_epochs(
         info,
@@ -296,8 +328,17 @@ def signal_path(config: Processing, spec: ModelSpec, info: StreamInfo, first_seq
         first_seq=first_seq,
         margin_s=signal.margin_s,
         lookahead_s=signal.lookahead_s or 0.0,
+        counting=counting,
         **wishes,
     )
+
+
+def _counting(config: Processing, info: StreamInfo, without: Sequence[str]) -> Counting | None:
+    """Whose standard deviation epochs take along: v1 of ZUNA is to divide by that of a whole recording, if not told."""
+    model = config.model
+    if not isinstance(model, ZunaConfig) or model.variant != "v1" or model.std_uv is not None:
+        return None
+    return Counting(tuple(without), config.signal.bad_channels != "keep", _notch_hz(config, info))
 
 
 def check(config: NodeConfig) -> Iterator[str]:

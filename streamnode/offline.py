@@ -9,6 +9,7 @@ may be asked of a recording; and of a recording alone that it be prepared as a w
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from streamnode.montage import clean_name, some
 from streamnode.pipeline import Session
 from streamnode.results import Results, load_settings, write, written_whole
 from streamnode.signal.guard import Verdict
+from streamnode.signal.level import Squares
 from streamnode.signal.mains import LISTEN_S, detect_mains
 from streamnode.signal.path import EpochStream, MarkerEpochs, RecordingEpochs
 from streamnode.sources.pacing import Annotation
@@ -50,6 +52,7 @@ _TABLES = {
     "t0": np.float64,
     "t_last": np.float64,
     "start": np.int64,
+    "run": np.int64,
     "n_missing": np.int64,
     "settling": np.bool_,
 }
@@ -158,7 +161,7 @@ def process(
     with watch("prepare"):
         info = _heard(recording, plan.signal)
         plan, measured = _scaled(recording, engine, plan, info)
-        session = build.open_session(plan, engine, info)
+        session = build.open_session(plan, engine, info, without=plan.bad)
         bad = _rows_of(plan.bad, session.path.info)
     expected = _expected(recording, session, plan)
     epochs, epoch_ms, data = list[Epoch](), list[float](), list[Float32Array]()
@@ -167,11 +170,13 @@ def process(
     rebuilds = draws and engine.spec.rebuilds
     rebuilt = list[NDArray[np.bool_]]()
     verdicts = (_without(verdict, bad) for verdict in _verdicts(recording, session, plan))
+    if session.path.info.n_chans - len(bad) >= (least := build.least_good(engine.spec)):
+        verdicts = (one for one in verdicts if one.rows is None or len(one.rows) >= least)
     for batch in _batches(watch.each("signal", _ahead(verdicts)), plan.batch):
-        x, began = np.stack([verdict.epoch.data for verdict in batch]), perf_counter()
+        x, std_uv, began = np.stack([verdict.epoch.data for verdict in batch]), _std_of(batch), perf_counter()
         with watch("inference"):
             rows = batch[0].rows
-            arrays = session.model.run(x) if rows is None else session.model.run_on(rows, x)
+            arrays = session.model.run(x, std_uv) if rows is None else session.model.run_on(rows, x, std_uv)
         epoch_ms += [1e3 * (perf_counter() - began) / len(batch)] * len(batch)
         for name, parts in said.items():
             parts.append(arrays[name])
@@ -220,9 +225,11 @@ def _scaled(recording: Recording, engine: Engine, plan: Plan, info: StreamInfo) 
     path = build.signal_path(plan, engine.spec, info) if asked else None
     if not isinstance(path, RecordingEpochs):
         return plan, {}
-    whole = path.prepare(Chunk(info, recording.data, 0, 0.0, recording.duration_s, 0))
-    good = np.delete(whole.data, _rows_of(plan.bad, path.info), axis=1)
-    std_uv = float((good - good.mean(axis=1, keepdims=True)).std()) if good.size else 0.0
+    good = np.delete(np.arange(path.info.n_chans), _rows_of(plan.bad, path.info))
+    squares = Squares()
+    for chunk in _chunks(recording, info, len(recording.data)):
+        squares += Squares.of(path.prepare(chunk).data.T, good)
+    std_uv = squares.std
     if not std_uv:
         return plan, {}
     return replace(plan, model=model.model_copy(update={"std_uv": std_uv})), {"measured": {"std_uv": std_uv}}
@@ -256,17 +263,22 @@ def _rebuilt(rows: Sequence[int] | None, session: Session) -> NDArray[np.bool_]:
 
 def _verdicts(recording: Recording, session: Session, plan: Plan) -> Iterator[Verdict]:
     """The epochs that may be inferred; times count from the first sample of the recording."""
-    sfreq = recording.info.sfreq
-    n_times = len(recording.data) if plan.signal.mode == "recording" else max(1, round(_CHUNK_S * sfreq))
+    whole = plan.signal.mode == "recording"
+    n_times = len(recording.data) if whole else max(1, round(_CHUNK_S * recording.info.sfreq))
     markers = deque(Marker(event.description, event.t_s) for event in recording.annotations)
-    for block in recording.blocks(n_times, loop=False):
-        t0 = block.row / sfreq
-        chunk = Chunk(session.info, block.data, block.row, t0, t0 + len(block.data) / sfreq, block.run)
+    for chunk in _chunks(recording, session.info, n_times):
         session.guard.watch(chunk)
         for epoch in _cut(session.path, chunk, markers):
             verdict = session.guard.judge(epoch, session.guard.raw_quality(epoch))
             if isinstance(verdict, Verdict):
                 yield verdict
+
+
+def _chunks(recording: Recording, info: StreamInfo, n_times: int) -> Iterator[Chunk]:
+    """A recording as a stream, run by run, at most so many samples at once."""
+    for block in recording.blocks(n_times, loop=False):
+        t0 = block.row / info.sfreq
+        yield Chunk(info, block.data, block.row, t0, t0 + len(block.data) / info.sfreq, block.run)
 
 
 def _cut(path: EpochStream, chunk: Chunk, markers: deque[Marker]) -> list[Epoch]:
@@ -293,11 +305,23 @@ def _batches(verdicts: Iterator[Verdict], size: int) -> Iterator[list[Verdict]]:
             yield batch
 
 
+def _std_of(batch: Sequence[Verdict]) -> Float64Array | None:
+    """`(n_epochs,)` what the epochs of a pass take along; all of them do, or none."""
+    found = [verdict.epoch.std_uv for verdict in batch if verdict.epoch.std_uv is not None]
+    return np.array(found) if found else None
+
+
 def _expected(recording: Recording, session: Session, plan: Plan) -> int:
     """How many epochs there will be."""
     if plan.epoch.markers is not None:
         return len(recording.annotations)
-    return 1 + int((recording.duration_s - _needed_s(session, plan)) / plan.epoch.hop_s)
+    needed_s, hop_s = _needed_s(session, plan), plan.epoch.hop_s
+    return sum(max(0, 1 + math.floor((run_s - needed_s) / hop_s)) for run_s in _runs_s(recording))
+
+
+def _runs_s(recording: Recording) -> list[float]:
+    """How long each run lasts."""
+    return [len(span) / recording.info.sfreq for span in recording.spans]
 
 
 def _without_epochs(recording: Recording, session: Session, plan: Plan) -> str:
@@ -309,10 +333,12 @@ def _without_epochs(recording: Recording, session: Session, plan: Plan) -> str:
             f"{name} has no whole epoch around an annotation like {', '.join(markers.labels)} (there is {labels}): "
             "choose others in epoch.markers.labels, or shorter epochs"
         )
-    if recording.duration_s >= _needed_s(session, plan):
+    longest_s, n_runs = max(_runs_s(recording)), len(recording.runs)
+    if longest_s >= _needed_s(session, plan):
         return f"every epoch of {name} has channels that signal.bad_channels gives up: choose keep, or mend them"
+    what = name if n_runs == 1 else f"the longest of the {n_runs} runs of {name}"
     return (
-        f"{name} lasts {recording.duration_s:g} s, and one epoch takes {_needed_s(session, plan):.4g} s "
+        f"{what} lasts {longest_s:g} s, and one epoch takes {_needed_s(session, plan):.4g} s "
         "with the delay of the signal chain: choose a longer recording, or a shorter epoch.duration_s"
     )
 
@@ -326,6 +352,8 @@ def _tables(epochs: list[Epoch]) -> dict[str, NDArray[Any]]:
     of_epochs: dict[str, NDArray[Any]] = {
         f"epoch/{name}": np.array([getattr(e, name) for e in epochs], kind) for name, kind in _TABLES.items()
     }
+    if epochs[0].std_uv is not None:
+        of_epochs["epoch/std_uv"] = np.array([epoch.std_uv for epoch in epochs])
     faults = [epoch.quality.faults for epoch in epochs if epoch.quality is not None]
     of_channels = {
         f"quality/{fault}": np.array([[fault in found for found in channels] for channels in faults])
@@ -493,6 +521,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     names, tables = outcome.results.montage.ch_names, outcome.results.tables
     said: dict[str, Any] = {
         "epochs": n_epochs,
+        "runs": len(np.unique(tables["epoch/run"])),
         "epochs_per_s": n_epochs / total_s,
         "forward_share": outcome.seconds["inference"] / total_s,
         "seconds": dict(outcome.seconds),

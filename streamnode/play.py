@@ -54,8 +54,9 @@ async def play(
 ) -> PlayReport:
     """Publish an EEG stream and, when there are annotations, a stream of markers called `<name>-markers`.
 
-    Sample n is stamped `start + n / sfreq` on the LSL clock, over all passes and whatever the speed. A marker has the
-    stamp of the sample it lies on. When cancelled, the streams close at once.
+    Sample n is stamped `start + n / sfreq` on the LSL clock, over all passes and whatever the speed; where a recording
+    was interrupted, so is the stream. A marker has the stamp of the sample it lies on. When cancelled, the streams
+    close at once.
 
     Args:
         signal: a `Recording` or `SyntheticEeg`.
@@ -89,8 +90,12 @@ async def play(
                 for i in within:
                     events.push(annotations[i].description, t0 + (start + rows[i] - block.row) / info.sfreq)
             late_s = local_clock() - t0 - last / (info.sfreq * speed)
-            n_markers = report.n_markers + len(within)
-            report = PlayReport(last + 1, n_markers, block.run + 1, max(report.late_s, late_s))
+            report = PlayReport(
+                n_times=report.n_times + len(block.data),
+                n_markers=report.n_markers + len(within),
+                n_passes=report.n_passes + (block.row == 0),
+                late_s=max(report.late_s, late_s),
+            )
             if on_progress:
                 on_progress(report)
         await _last_consumer(eeg, linger_s)

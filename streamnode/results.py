@@ -7,8 +7,10 @@ with its `shape` in the metadata of the column.
     epoch/t0         float64  its first sample, seconds from the first sample of the recording
     epoch/t_last     float64  its last sample
     epoch/start      int64    index of its first sample at the model's rate
+    epoch/run        int64    run it is of; no epoch crosses from one to the next
     epoch/n_missing  int64    samples that were filled in, not measured
-    epoch/settling   bool     the causal filters were still ringing in
+    epoch/settling   bool     the causal filters were still ringing in, or `std_uv` was of too little
+    epoch/std_uv     float64  what ZUNA v1 divided it by, where that was not one number for the whole recording
     quality/<fault>  bool     (n_chans,) which channels were flat, railed and so on; `streamnode.types.Fault` has all
     embedding, tokens, logits, reconstruction, attention
                      float32  what was asked for; a reconstruction is in microvolts
@@ -255,8 +257,9 @@ def _scaled_by_zuna(results: Results, epoch: int) -> Float32Array:
         std[good] = known.std(axis=1, keepdims=True) + _ZUNA_EPS_UV
         std[rebuilt] = np.median(std[good])
     else:
-        given = settings.get("measured", {}).get("std_uv") or settings.get("model", {}).get("std_uv")
-        std[:] = given or max(known.std(), _ZUNA_FLAT_UV)
+        of_all = settings.get("measured", {}).get("std_uv") or settings.get("model", {}).get("std_uv")
+        given = results.tables["epoch/std_uv"][epoch] if "epoch/std_uv" in results.tables else of_all
+        std[:] = max(given or known.std(), _ZUNA_FLAT_UV)
     scaled: Float32Array = ((drawn - reference - mean) / std).astype(np.float32)
     return scaled
 

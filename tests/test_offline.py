@@ -30,6 +30,7 @@ from streamnode.pipeline import Pipeline, Session
 from streamnode.results import load
 from streamnode.sources.pacing import Annotation
 from streamnode.sources.replay import Recording, ReplaySource, read, write_fif
+from streamnode.sources.runs import WHOLE, Run
 from streamnode.sources.synthetic import SyntheticEeg
 from streamnode.types import ModelOutput, OutputMeta, OutputName, StreamInfo
 from tests.sources.test_replay import xdf_file, xdf_stream
@@ -405,6 +406,34 @@ def test_too_short(engine: Engine) -> None:
     """A recording without one whole epoch is said to be, with what an epoch takes."""
     with pytest.raises(ContractError, match=r"demo lasts 5 s, and one epoch takes 5\.0\d\d? s with the delay"):
         process(make_recording(5.0), engine, make_plan())
+
+
+@pytest.mark.parametrize("mode", ["causal", "window", "recording"])
+def test_no_epoch_crosses_a_gap(engine: Engine, mode: str) -> None:
+    """The runs of an interrupted recording are as recordings of their own, but for the time of their epochs."""
+    data = make_recording(15.0).data
+    whole = Recording(make_recording().info, data, runs=(Run(0, 0), Run(1750, 6250)))
+    plan, told = make_plan(mode=mode), list[tuple[int, int]]()
+
+    outcome = process(whole, engine, plan, on_epochs=lambda *counts: told.append(counts))
+
+    tables = outcome.results.tables
+    parts = [process(replace(whole, data=part, runs=WHOLE), engine, plan) for part in (data[:1750], data[1750:])]
+    np.testing.assert_array_equal(tables["embedding"], np.concatenate([part.arrays["embedding"] for part in parts]))
+    n_epochs = [len(part.epoch_ms) for part in parts]
+    np.testing.assert_array_equal(tables["epoch/run"], np.repeat([0, 1], n_epochs))
+    t0 = [part.results.tables["epoch/t0"] + later for part, later in zip(parts, (0, 25), strict=True)]
+    np.testing.assert_allclose(tables["epoch/t0"], np.concatenate(t0), atol=1e-9)
+    assert told[-1] == (sum(n_epochs), sum(n_epochs))
+    assert told[0][1] == sum(n_epochs)
+    assert summary(outcome)["runs"] == 2
+
+
+def test_runs_that_are_all_too_short(engine: Engine) -> None:
+    """Where no run has a whole epoch, the longest of them is what is too short."""
+    recording = replace(make_recording(), runs=(Run(0, 0), Run(900, 6250)))
+    with pytest.raises(ContractError, match=r"the longest of the 2 runs of demo lasts 4\.4 s, and one epoch takes"):
+        process(recording, engine, make_plan())
 
 
 def test_epochs_around_annotations(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from streamnode.config import EpochConfig
 from streamnode.config.tree import SignalConfig, ZunaConfig
 from streamnode.errors import ConfigError, ContractError, StreamnodeError, WeightsError
 from streamnode.inference.engine import Engine
+from streamnode.inference.worker import Worker
 from streamnode.models import zuna, zuna_flow
 from streamnode.models.catalog import LoadedModel
 from streamnode.models.weights import load_strict
@@ -32,8 +34,9 @@ from streamnode.montage import make_montage
 from streamnode.offline import Plan, process, run_file
 from streamnode.results import load
 from streamnode.sources.replay import Recording, read, write_fif
+from streamnode.sources.runs import WHOLE, Run
 from streamnode.sources.synthetic import SyntheticEeg
-from streamnode.types import StreamInfo, WeightsInfo
+from streamnode.types import Chunk, StreamInfo, WeightsInfo
 
 NAMES = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4")
 GENERATIONS: tuple[Generation, ...] = ("v1", "1.1")
@@ -105,19 +108,101 @@ def test_epochs_with_their_past_are_those_of_the_recording(engines: dict[str, En
     assert found.meta.signal[-1] == "from 0.5 Hz, zero-phase FIR of 6.61 s"
 
 
-def test_v1_is_scaled_as_asked(engines: dict[str, Engine]) -> None:
-    """Live, v1 has each epoch's own standard deviation, or the one that is given; they are told apart by latents."""
+def test_v1_has_the_scale_that_is_given(engines: dict[str, Engine]) -> None:
+    """A given standard deviation is what epochs are divided by, in any mode, and nothing is measured."""
     recording = make_recording()
     measured = process(recording, engines["v1"], make_plan("v1", outputs=("tokens",)))
     std_uv = measured.results.settings["measured"]["std_uv"]
-    given, own = (
-        process(recording, engines["v1"], make_plan("v1", outputs=("tokens",), mode="window", std_uv=one))
-        for one in (3 * std_uv, None)
-    )
-    assert given.results.settings == own.results.settings == {}
     same = process(recording, engines["v1"], make_plan("v1", outputs=("tokens",), std_uv=std_uv))
     np.testing.assert_array_equal(same.arrays["tokens"], measured.arrays["tokens"])
-    assert np.abs(given.arrays["tokens"] - own.arrays["tokens"]).max() > 0.01
+    for mode in ("causal", "window"):
+        given = process(recording, engines["v1"], make_plan("v1", outputs=("tokens",), mode=mode, std_uv=3 * std_uv))
+        assert given.results.settings == {}
+        assert "epoch/std_uv" not in given.results.tables
+        assert not any("standard deviation" in word for word in given.results.meta.signal)
+
+
+@pytest.mark.parametrize("mode", ["causal", "window"])
+def test_v1_is_scaled_by_what_there_is_so_far(
+    mode: str, engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As live, each epoch is divided by the number it takes along, in batches and chunks of any size, and told of."""
+    plan = make_plan("v1", mode=mode, outputs=("tokens", "reconstruction"), bad=("F3",))
+    recording, broken = make_recording(22.0), make_recording(22.0)
+    for one in (recording, broken):
+        one.data[:] *= np.linspace(0.5, 2, len(one.data))[:, None]
+    tables = process(recording, engines["v1"], plan).results.tables
+    options = {"steps": 4, "keep_known": False}
+    model = engines["v1"].bind(recording.info.montage, ("tokens", "reconstruction"), duration_s=0, **options)
+    rows = tuple(row for row in range(8) if row != 2)
+    expected = model.run_on(rows, tables["original"], tables["epoch/std_uv"])
+    for name in ("tokens", "reconstruction"):
+        np.testing.assert_allclose(tables[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+        assert np.abs(model.run_on(rows, tables["original"])[name] - expected[name])[-1].max() > 0.01
+    assert len(set(tables["epoch/std_uv"])) == len(tables["epoch/std_uv"]) >= 3
+    broken.data[:, 2] *= 300
+    monkeypatch.setattr("streamnode.offline._CHUNK_S", 0.7)
+    again = process(broken, engines["v1"], replace(plan, batch=3)).results.tables
+    np.testing.assert_allclose(again["epoch/std_uv"], tables["epoch/std_uv"], rtol=1e-4)  # float32 keeps the average
+
+
+def test_v1_is_scaled_by_all_runs_of_a_recording(engines: dict[str, Engine]) -> None:
+    """In mode `recording` each run is prepared by itself, and one standard deviation is that of them all."""
+    recording = replace(make_recording(12.0), runs=(Run(0, 0), Run(1500, 9000)))
+    recording.data[1500:] *= 3
+    plan = make_plan("v1", outputs=("tokens",))
+    parts = [replace(recording, data=data, runs=WHOLE) for data in (recording.data[:1500], recording.data[1500:])]
+    whole, *alone = (
+        process(one, engines["v1"], plan).results.settings["measured"]["std_uv"] for one in (recording, *parts)
+    )
+    assert whole == pytest.approx(np.sqrt(np.mean(np.square(alone))), rel=1e-9)
+
+
+def test_from_python_v1_takes_one_scale_or_one_an_epoch(engines: dict[str, Engine]) -> None:
+    """`encode` divides by what it is told of the signal, and refuses what is no standard deviation."""
+    recording = make_recording(11.0, sfreq=256.0)
+    model = engines["v1"].bind(recording.info.montage, ("tokens",), duration_s=0)
+    epochs = recording.data[:2560].T.reshape(8, 2, 1280).transpose(1, 0, 2)
+    for given in (20.0, [20.0, 20.0]):
+        np.testing.assert_array_equal(
+            model.encode(epochs, given).tokens, model.run(epochs, np.array([20.0] * 2))["tokens"]
+        )
+    wrong: Any
+    for wrong in (0.0, -3, [1.0, 2, 3], np.nan, [[5.0, 5.0]]):
+        with pytest.raises(
+            ContractError, match="no standard deviation of 2 epochs: give one number above 0, or one for"
+        ):
+            model.encode(epochs, wrong)
+    epochs[1, 2, 3] = np.nan
+    with pytest.raises(ContractError, match="sample 3 of channel F3 in epoch 1 is not a finite number: fill or drop"):
+        model.encode(epochs, 20.0)
+
+
+def test_v1_is_compiled_with_one_scale_only(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is compiled takes no number of an epoch, so without `std_uv` nothing is, and the log says why."""
+    monkeypatch.setattr(engines["v1"], "compiles", True)
+    montage = make_montage(NAMES[:4])
+    assert engines["v1"].bind(montage, ("tokens",), duration_s=5.0, seed=1).scaled_by_epoch
+    assert "zuna-v1 is compiled with a std_uv of its own only: without one it runs as it is" in caplog.text
+
+
+async def test_streams_keep_their_own_scale(engines: dict[str, Engine]) -> None:
+    """Of two streams that share the model, one ten times the other, v1 says the same: each is divided by its own."""
+    recording, plan = make_recording(18.0), make_plan("v1", mode="causal", outputs=("tokens",))
+    async with Worker(build.clock) as worker:
+
+        def infer(gain: float) -> list[asyncio.Future[Any]]:
+            session = build.open_session(plan, engines["v1"], recording.info)
+            chunk = Chunk(recording.info, gain * recording.data, 0, 0.0, 0.0, 0)
+            return [worker.infer(epoch, session.feed, t_enqueued=0.0) for epoch in session.path(chunk)]
+
+        quiet, loud = infer(1.0), infer(10.0)
+        outputs = await asyncio.gather(*quiet, *loud)
+    tokens = np.stack([output.tokens for output in outputs])
+    assert len(tokens) == 6
+    np.testing.assert_allclose(tokens[:3], tokens[3:], rtol=0, atol=1e-4)
 
 
 # --- channels that are bad or absent --------------------------------------------------------------------------------
@@ -148,6 +233,17 @@ def test_what_is_found_bad_is_rebuilt(engines: dict[str, Engine]) -> None:
     plan = replace(make_plan(), signal=SignalConfig(bad_channels="mask"))
     tables = process(recording, engines["1.1"], plan).results.tables
     assert tables["rebuilt"].tolist() == [[row == 4 and epoch == 0 for row in range(8)] for epoch in range(3)]
+
+
+@pytest.mark.parametrize(("bad", "n_dead"), [((), 7), (("Fp1",), 6)])
+def test_epochs_with_too_few_good_channels_are_left_out(
+    bad: tuple[str, ...], n_dead: int, engines: dict[str, Engine]
+) -> None:
+    """Where one channel is left, found bad or named so, the epoch is given up and the recording goes on."""
+    recording = make_recording(16.0)
+    recording.data[: 5 * 250, 8 - n_dead :] = 7.0
+    plan = replace(make_plan(bad=bad), signal=SignalConfig(mode="recording", bad_channels="mask"))
+    assert process(recording, engines["1.1"], plan).results.tables["epoch/seq"].tolist() == [1, 2]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

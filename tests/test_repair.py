@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import pylsl
@@ -182,3 +182,29 @@ def pull(inlet: pylsl.StreamInlet, n_samples: int) -> tuple[list[list[float]], l
         rows.append(row)
         stamps.append(stamp)
     return rows, stamps
+
+
+async def test_too_few_good_channels_cost_the_epoch_and_no_more(tmp_path: Path, engine: Engine) -> None:
+    """While all channels but one are dead there is nothing to rebuild from: counted as dropped, and life goes on."""
+    source, metrics, memory = life(7), Metrics(), Memory()
+    for chunk in list(source.chunks)[:5]:
+        chunk.data[:, 1:] = 7.0
+    await pipeline_of(configure(tmp_path), engine, source, [memory], metrics).run()
+    labels = {"stream": INFO.name, "reason": "bad_channels"}
+    dropped = metrics.registry.get_sample_value("streamnode_epochs_dropped_total", labels)
+    assert dropped
+    assert len(memory.outputs) == 7 - dropped > 0
+
+
+def test_binding_takes_one_step_of_the_sampler(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps an epoch will have, and whatever is tried to find out how passes are fastest."""
+    monkeypatch.setattr("streamnode.inference.cpu._chosen", {})
+    encoded, stepped = list[int](), list[int]()
+    network = cast("Zuna", engine._model)
+    with (
+        network.encoder.register_forward_hook(lambda *_: encoded.append(1)),
+        network.decoder.register_forward_hook(lambda *_: stepped.append(1)),
+    ):
+        engine.bind(INFO.montage, ("reconstruction",), duration_s=5.0, steps=40, seed=99)
+    assert len(stepped) == 1
+    assert len(encoded) > 1

@@ -100,7 +100,7 @@ def _plan(
     ] = None,
     std_uv: Annotated[
         float | None,
-        _ZUNA(help="v1: standard deviation, microvolts; by default the epoch's, or the recording's in its mode."),
+        _ZUNA(help="v1: standard deviation, microvolts; by default that so far, or the recording's in its mode."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Epochs in a forward pass; 1 gives live results to the bit.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -390,7 +390,7 @@ def _report(rows: Sequence[Mapping[str, Any]], load: Mapping[str, float], *, as_
             [
                 (
                     Path(row["file"]).name,
-                    row["epochs"],
+                    row["epochs"] if row["runs"] == 1 else f"{row['epochs']} in {row['runs']} runs",
                     f"{row['epochs_per_s']:.1f}",
                     f"{row['forward_share']:.0%}",
                     f"{row['rmse_uv']['median']:.3g} µV" if "rmse_uv" in row else None,

@@ -427,7 +427,7 @@ class ZunaConfig(_Model):
     keep_known: bool = True
     """Good channels as they were recorded; false gives the network's version of them too."""
     std_uv: Positive | None = None
-    """v1: standard deviation of the signal, microvolts, such as of a recording before; null takes each epoch's own."""
+    """v1: standard deviation of the signal, microvolts, such as of a recording before; null measures as it comes."""
     data_norm: Positive = 10.0
     """Standard deviations that are 1 to the network."""
 
