@@ -1,4 +1,4 @@
-"""Every counter, gauge and histogram of a node, declared in one place.
+"""Every counter, gauge and histogram of a node, declared in one place, and the latest timings one by one.
 
 Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with its reason:
 
@@ -25,7 +25,13 @@ took, plus what was `stale`; `received - dropped` is what passed on.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from streamnode.types import Trace
 
 _LATENCY_BUCKETS = (
     0.0005,
@@ -47,6 +53,7 @@ _LATENCY_BUCKETS = (
 )
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+_RECENT = 4096
 
 
 class Metrics:
@@ -114,6 +121,13 @@ class Metrics:
         )
         self.overhead = Histogram(
             "streamnode_overhead_seconds",
+            "Last sample arrived to result taken by the sink, less the forward pass and those of others before it",
+            ["stream", "sink"],
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
+        )
+        self.wait = Histogram(
+            "streamnode_wait_seconds",
             "Last sample arrived to result taken by the sink, less the forward pass",
             ["stream", "sink"],
             buckets=_LATENCY_BUCKETS,
@@ -144,3 +158,43 @@ def _total(counter: Counter, stream: str) -> int:
     """Over all reasons."""
     samples = (sample for metric in counter.collect() for sample in metric.samples)
     return int(sum(s.value for s in samples if s.name.endswith("_total") and s.labels.get("stream") == stream))
+
+
+class Recent:
+    """The latest 4096 of some figures, in as much memory from the first on as they ever take."""
+
+    def __init__(self) -> None:
+        self._values, self._n = array("d", bytes(8 * _RECENT)), 0
+
+    def append(self, value: float) -> None:
+        """Add one; the oldest gives way."""
+        self._values[self._n % _RECENT] = value
+        self._n += 1
+
+    def __iter__(self) -> Iterator[float]:
+        """All of them, in no order."""
+        return iter(self._values[: self._n])
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long the latest results took to one sink, seconds; `Trace` tells what each is.
+
+    Attributes:
+        t_published: when the sink had taken each, LSL time.
+        latencies_s: the whole way of each, in the same order.
+        waits_s: the same without the window and the forward pass.
+        overheads_s: and without the passes of others that it waited for.
+    """
+
+    t_published: Recent = field(default_factory=Recent)
+    latencies_s: Recent = field(default_factory=Recent)
+    waits_s: Recent = field(default_factory=Recent)
+    overheads_s: Recent = field(default_factory=Recent)
+
+    def add(self, trace: Trace) -> None:
+        """Take note of one more."""
+        self.t_published.append(trace.t_published)
+        self.latencies_s.append(trace.latency_s)
+        self.waits_s.append(trace.wait_s)
+        self.overheads_s.append(trace.overhead_s)

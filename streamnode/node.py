@@ -73,7 +73,9 @@ def _pipeline(
     """What one stream passes through; model and thread are shared by all."""
 
     async def open_session(info: StreamInfo, first_seq: int) -> Session:
-        return await asyncio.to_thread(build.open_session, config, await loading, info, first_seq)
+        session = await asyncio.to_thread(build.open_session, config, await loading, info, first_seq)
+        worker.warm_up(session.feed, len(config.streams))
+        return session
 
     return Pipeline(
         open_source=build.source_opener(config, source, metrics),

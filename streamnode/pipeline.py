@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -20,8 +19,8 @@ from streamnode.channel import Channel
 from streamnode.errors import ContractError, SinkError, StreamLost
 from streamnode.inference.pace import Decision, Pace
 from streamnode.inference.worker import Feed, Worker
-from streamnode.metrics import Metrics
-from streamnode.signal.guard import Guard, Verdict
+from streamnode.metrics import Metrics, Timings
+from streamnode.signal.guard import Guard, Refusal, Verdict
 from streamnode.signal.path import EpochStream, MarkerEpochs
 from streamnode.types import (
     Clock,
@@ -43,7 +42,6 @@ log = logging.getLogger(__name__)
 
 _SINK_BACKLOG = 64
 _RETRY_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-_RECENT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +72,6 @@ class Session:
         return self.feed.model
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """How long the latest results took to one sink, seconds: all told, and without the forward pass and the window."""
-
-    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    overheads_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-
-
 @dataclass(slots=True)
 class Status:
     """What is going on with one stream right now, for the status page and the readiness check."""
@@ -99,8 +89,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    """An epoch on its way to the model, and what raw samples say of it unless that is still to be asked."""
+
     epoch: Epoch
-    raw: Quality
+    raw: Quality | None
     session: Session
     t_enqueued: float
 
@@ -159,6 +151,7 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
         self._only_latest = backlog == 1
+        self._inferring = False
         reason = "superseded" if self._only_latest else "backlog"
         self._slot: Channel[_Waiting] = Channel(backlog, lambda waiting: self._drop(waiting.epoch, reason))
         self._channels = [(sink, self._channel_to(sink)) for sink in sinks]
@@ -232,8 +225,11 @@ class Pipeline:
                 self._metrics.markers_dropped.labels(session.info.name, reason).inc(n_markers)
 
     async def _session_for(self, info: StreamInfo) -> Session:
-        """The present session if the stream has not changed, else a new one, announced to all sinks."""
-        session = self.status.session
+        """The present session if the stream has not changed, else a new one.
+
+        The first is announced to all sinks at once; another by its first result, behind those of the one before it.
+        """
+        before = session = self.status.session
         if session is None or _changed(session.info, info) or _mains_found(session.info, info):
             if session is not None and _changed(session.info, info):
                 if not self._rebuild:
@@ -247,20 +243,25 @@ class Pipeline:
             log.info("stream %s (%d channels, %g Hz): %s", info.name, info.n_chans, info.sfreq, _words(session.meta))
             if session.reuse:
                 log.info("stream %s: %s", info.name, session.reuse)
-            for _, channel in self._channels:
+            for _, channel in self._channels if before is None else ():
                 channel.put(_Result(session.meta, None))
         return session
 
     def _enqueue(self, epoch: Epoch, session: Session) -> None:
         self.status.epochs += 1
         self._metrics.epochs.labels(epoch.info.name).inc()
-        self._slot.put(_Waiting(epoch, session.guard.raw_quality(epoch), session, self._clock()))
+        # One that goes on at once is asked about while the model runs; one that has to wait, before that is forgotten.
+        goes_on = not self._inferring and not len(self._slot)
+        raw = None if goes_on else session.guard.raw_quality(epoch)
+        self._slot.put(_Waiting(epoch, raw, session, self._clock()))
         if self._only_latest:
             self._worker.supersede(session.feed)
 
     async def _infer(self) -> None:
         async for waiting in self._slot:
+            self._inferring = True
             output = await self._output_of(waiting)
+            self._inferring = False
             if output is None:
                 continue
             self._metrics.inferred.labels(output.stream).inc()
@@ -276,9 +277,9 @@ class Pipeline:
         decision: Decision | None = None
         if session.guard.only_flags and session.pace is None and np.isfinite(epoch.data).all():
             inferring = self._worker.infer(epoch, session.feed, t_enqueued=t_enqueued)
-            verdict = session.guard.judge(epoch, waiting.raw)  # while the model runs: nothing depends on it
+            verdict = _judge(waiting)  # while the model runs: nothing depends on it
         else:
-            verdict = session.guard.judge(epoch, waiting.raw)
+            verdict = _judge(waiting)
             if not isinstance(verdict, Verdict):
                 self._drop(epoch, verdict)
                 return None
@@ -334,13 +335,12 @@ class Pipeline:
         if output.trace is None:
             return
         trace = replace(output.trace, t_published=self._clock())
-        latency_s = trace.t_published - trace.t_last
-        overhead_s = (trace.t_published - trace.t_arrived) - (trace.t_infer1 - trace.t_infer0)
-        self._metrics.latency.labels(output.stream, sink.name).observe(latency_s)
-        self._metrics.overhead.labels(output.stream, sink.name).observe(overhead_s)
-        timings = self.status.timings.setdefault(sink.name, Timings())
-        timings.latencies_s.append(latency_s)
-        timings.overheads_s.append(overhead_s)
+        self._metrics.latency.labels(output.stream, sink.name).observe(trace.latency_s)
+        self._metrics.wait.labels(output.stream, sink.name).observe(trace.wait_s)
+        self._metrics.overhead.labels(output.stream, sink.name).observe(trace.overhead_s)
+        timings = self.status.timings.get(sink.name) or Timings()
+        timings.add(trace)
+        self.status.timings[sink.name] = timings  # once there is something in it, for other threads look
 
     def _channel_to(self, sink: Sink) -> Channel[_Result]:
         def count(result: _Result) -> None:
@@ -352,6 +352,11 @@ class Pipeline:
     def _drop(self, epoch: Epoch, reason: str) -> None:
         self.status.dropped += 1
         self._metrics.epochs_dropped.labels(epoch.info.name, reason).inc()
+
+
+def _judge(waiting: _Waiting) -> Verdict | Refusal:
+    guard, raw = waiting.session.guard, waiting.raw
+    return guard.judge(waiting.epoch, guard.raw_quality(waiting.epoch) if raw is None else raw)
 
 
 async def _back_off(lost: StreamLost, losses: int) -> int:

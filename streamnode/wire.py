@@ -14,7 +14,7 @@ A result is one map. CBOR (RFC 8949) and JSON have the same keys:
     bad_channels list   optional; names of the channels that were bad in this epoch, whatever was done about them
     marker      map     optional; the event the epoch was cut around: label (text), t (LSL seconds)
     trace       map     optional; LSL seconds at which the epoch passed each station, all optional: t_last, t_arrived,
-                        t_epoch, t_enqueued, t_infer0, t_infer1, t_published
+                        t_epoch, t_enqueued, t_turn (passes of others were over), t_infer0, t_infer1, t_published
     embedding, tokens, logits, reconstruction, attention
                         the arrays that were asked for, float32; a reconstruction is in microvolts
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from streamnode import build, config
 from streamnode.errors import ContractError, SinkError, StreamLost
 from streamnode.inference.engine import Engine
 from streamnode.inference.worker import Worker
-from streamnode.metrics import Metrics
+from streamnode.metrics import Metrics, Recent
 from streamnode.models import eegpt
 from streamnode.models.catalog import LoadedModel
 from streamnode.models.eegpt import Eegpt, EegptConfig
@@ -246,6 +247,27 @@ async def test_changed_stream_is_rebuilt_and_announced_anew(rig: Callable[..., R
     assert [output.seq for output in it.sink.outputs] == [0, 1, 2, 3]
 
 
+async def test_results_that_are_late_do_not_call_a_change_off(rig: Callable[..., Rig]) -> None:
+    """What a stream gave before it changed may still wait for its pass: each description is announced once."""
+    changed = threading.Event()
+
+    class Late(Worker):
+        def _run(self, *args: Any) -> None:
+            assert changed.wait(10)
+            super()._run(*args)
+
+    def change(session: Session) -> Session:
+        if session.info == fewer:
+            changed.set()
+        return session
+
+    fewer = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES[:4]))
+    it = rig(life(2, lost=True), life(2, run=1, info=fewer), worker=Late(build.clock), change=change)
+    await it.pipeline.run()
+    assert [len(meta.ch_names) for meta in it.sink.metas] == [6, 4]
+    assert [output.seq for output in it.sink.outputs] == [0, 1, 2, 3]
+
+
 async def test_stream_that_comes_back_unfit_ends_the_pipeline(rig: Callable[..., Rig]) -> None:
     """A source that comes back with a rate the model cannot use is refused, not fed to the model."""
     slow = StreamInfo("headset", "headset-1", "EEG", 100.0, INFO.montage)
@@ -379,7 +401,7 @@ async def test_trace_is_in_order(rig: Callable[..., Rig]) -> None:
     await it.pipeline.run()
     trace = it.sink.outputs[0].trace
     assert trace is not None
-    assert trace.t_epoch <= trace.t_enqueued <= trace.t_infer0 < trace.t_infer1
+    assert trace.t_epoch <= trace.t_enqueued <= trace.t_turn <= trace.t_infer0 < trace.t_infer1
     assert trace.t_last == it.sink.outputs[0].t_last
 
 
@@ -507,3 +529,16 @@ def test_other_models_say_nothing_of_patches(folder: Path, engine: Engine) -> No
     """A model whose patches see each other has nothing to share, and nothing to say about it."""
     session = build.open_session(configure(folder), engine, INFO)
     assert (session.reuse, session.feed.patches) == ("", None)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4096, 4097, 10_000])
+def test_the_latest_durations_are_kept_in_memory_that_does_not_grow(n: int) -> None:
+    """The latest 4096 at most, in as much memory as before the first: figures of a node do not grow for hours."""
+    recent = Recent()
+    tracemalloc.start()
+    for number in range(n):
+        recent.append(float(number))
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(recent) == [float(number) for number in range(max(0, n - 4096), n)]
+    assert grown < 8192

@@ -7,17 +7,19 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamnode import config
 from streamnode.errors import ConfigError
-from streamnode.metrics import Metrics
-from streamnode.pipeline import Status, Timings
+from streamnode.metrics import Metrics, Timings
+from streamnode.pipeline import Status
+from streamnode.types import Trace
 from streamnode.web.app import NodeView, make_app, percentiles_ms, serve
 
+TRACE = Trace(0.0, 0.001, 0.001, 0.001, t_turn=0.003, t_infer0=0.003, t_infer1=0.005)
 YAML = """\
 node: {name: web-test, http: 127.0.0.1:0}
 source: {kind: synthetic}
@@ -80,16 +82,33 @@ async def test_info_tells_everything_but_secrets(
     """/info holds the configuration and the latest figures, and not a trace of a password."""
     monkeypatch.setenv("WEB_TEST_SECRET", "hunter2")
     view, status, _ = node
-    status.timings["lsl:out"] = Timings(deque([0.010] * 99 + [0.020]), deque([0.001]))
+    timings = status.timings["lsl:out"] = Timings()
+    for latency_s in [0.010] * 99 + [0.020]:
+        timings.add(replace(TRACE, t_published=latency_s))
     async with serve(make_app(view), "127.0.0.1:0") as url:
         _, text = await get(f"{url}/info")
     info = json.loads(text)
     assert info["config"]["node"]["name"] == "web-test"
     (stream,) = info["streams"]
-    assert stream["latency_ms"]["lsl:out"]["p50"] == 10.0
+    assert stream["latency_ms"]["lsl:out"] == {"p50": 10.0, "p99": 10.1, "p99.9": 19.01}
+    assert (stream["wait_ms"]["lsl:out"]["p50"], stream["overhead_ms"]["lsl:out"]["p50"]) == (7.0, 5.0)
     assert stream["source"] == "starting"
     assert "hunter2" not in text
     assert "WEB_TEST_SECRET" not in text
+
+
+async def test_timings_are_told_one_by_one(node: tuple[NodeView, Status, Metrics]) -> None:
+    """/timings holds the latest results of each sink in order, so that anybody can make statistics of their own."""
+    view, status, _ = node
+    timings = status.timings["lsl:out"] = Timings()
+    for t in (0.01, 0.02):
+        timings.add(replace(TRACE, t_published=t))
+    async with serve(make_app(view), "127.0.0.1:0") as url:
+        (stream,) = json.loads((await get(f"{url}/timings"))[1])["streams"]
+    assert stream["label"] == "left"
+    assert stream["sinks"]["lsl:out"]["t_published"] == [0.01, 0.02]
+    assert stream["sinks"]["lsl:out"]["latencies_s"] == [0.01, 0.02]
+    assert stream["sinks"]["lsl:out"]["overheads_s"] == pytest.approx([0.005, 0.015])
 
 
 async def test_page_is_self_contained(node: tuple[NodeView, Status, Metrics]) -> None:

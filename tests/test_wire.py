@@ -22,7 +22,7 @@ counts = st.integers(0, 2**53)
 arrays = hnp.arrays(
     np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(width=32, allow_infinity=False)
 )
-traces = st.builds(Trace, *[finite] * 6, finite | st.just(math.nan))
+traces = st.builds(Trace, *[finite] * 7, finite | st.just(math.nan))
 outputs = st.builds(
     ModelOutput,
     model=st.text(),
@@ -55,7 +55,7 @@ RESULT = ModelOutput(
     untrained=True,
     embedding=np.array([0.1, -0.0, 1e-45, 3.4e38], np.float32),
     tokens=np.arange(6, dtype=np.float32).reshape(2, 3),
-    trace=Trace(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+    trace=Trace(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0),
 )
 META = OutputMeta(
     node="lab-3",
@@ -141,7 +141,7 @@ def test_json_is_the_documented_text() -> None:
     assert '"stream":"Wärme & EEG"' in text
     message = json.loads(text)
     assert message["tokens"] == [[0, 1, 2], [3, 4, 5]]
-    assert list(message["trace"]) == ["t_last", "t_arrived", "t_epoch", "t_enqueued", "t_infer0", "t_infer1"]
+    assert list(message["trace"]) == ["t_last", "t_arrived", "t_epoch", "t_enqueued", "t_turn", "t_infer0", "t_infer1"]
     assert "logits" not in message
 
 

@@ -1,7 +1,13 @@
 """A node from outside: overhead, latency, CPU and memory, with real LSL in and real LSL and MQTT out.
 
-Senders, node and broker are processes on this machine. Overhead is what the node itself adds: last sample arrived to
-result taken by the sink, less the forward pass; the delay that the filters declare is in the latency only.
+Senders, node and broker are processes on this machine. Three times are told of all results, of all streams together,
+that were published while the node was watched, which begins when it has warmed up:
+
+    latency   last sample to result taken by the sink; the delay that the filters declare is part of it
+    wait      last sample arrived to result taken by the sink, less the forward pass
+    overhead  the same less the passes of other epochs that it had to wait for: what the node itself adds
+
+The node takes these times; `streamnode.types.Trace` has the stations between them.
 """
 
 from __future__ import annotations
@@ -14,21 +20,50 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ruamel.yaml import YAML
 
+from streamnode.bench.senders import Phases
 from streamnode.errors import ConfigError, StreamLost
 from streamnode.models import catalog
+from streamnode.sources.lsl import local_clock
 from streamnode.testing import isolate_lsl
+from streamnode.types import Float64Array
+from streamnode.web.app import percentiles_ms
+
+if TYPE_CHECKING:
+    import psutil
 
 _WARM_UP_S = 10.0
-_OF_INTEREST = ("p50", "p99", "p99.9")
 
 OnStep = Callable[[str], None]
-Timings = dict[str, dict[str, float]]
-"""Percentiles in milliseconds by the kind of sink."""
+Results = Mapping[str, Float64Array]
+"""The fields of `streamnode.metrics.Timings`, one value each for every result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a node is given to do.
+
+    Attributes:
+        model: name in the catalog, which runs on random weights.
+        n_streams: headsets.
+        n_chans: of each, at most 64.
+        sfreq: of each, Hz.
+        hop_s: from one epoch to the next.
+        phases: whether streams complete their epochs at moments of their own, or all at once.
+        compiled: whether the model is, for one thread, as many streams want it.
+    """
+
+    model: str
+    n_streams: int
+    n_chans: int
+    sfreq: float
+    hop_s: float
+    phases: Phases = "apart"
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,63 +77,60 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """How long results took to one kind of sink.
+
+    Attributes:
+        results: how many there were.
+        overhead_ms: `p50`, `p99` and `p99.9` of what the head of this file calls so.
+        wait_ms: likewise.
+        latency_ms: likewise.
+        queued: the part of all waiting that was for passes of other epochs.
+    """
+
+    results: int
+    overhead_ms: dict[str, float]
+    wait_ms: dict[str, float]
+    latency_ms: dict[str, float]
+    queued: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """What a node did.
 
     Attributes:
-        model: name in the catalog.
-        n_streams: how many it had.
-        n_chans: of each.
-        sfreq: of each, Hz.
-        hop_s: from one epoch to the next.
+        load: what it had to do.
         seconds: how long it was watched.
-        first_result_s: from the start of its process to its first result.
+        ready_s: from the start of its process to `/readyz` saying that model, streams and sinks are there.
+        first_result_s: to its first result, for which there must be a whole epoch.
         epochs: how many it cut.
         expected: how many there were to cut.
         dropped: how many had no result.
-        overhead_ms: see the module; the median over streams of `p50`, the worst of all streams of the others. The node
-            reports its latest 4096 results of a stream, those of its first seconds included while there are fewer.
-        latency_ms: last sample to result, likewise.
+        times: by the kind of sink.
         delay_ms: of the filters, which is part of the latency.
-        cpu_percent_of_a_core: of its process.
+        cpu_percent_of_a_core: of its process, and of the event loop, through which all streams have to pass.
         rss_mb: its memory.
     """
 
-    model: str
-    n_streams: int
-    n_chans: int
-    sfreq: float
-    hop_s: float
+    load: Load
     seconds: float
+    ready_s: float
     first_result_s: float
     epochs: int
     expected: int
     dropped: int
-    overhead_ms: Timings
-    latency_ms: Timings
+    times: dict[str, Times]
     delay_ms: float
-    cpu_percent_of_a_core: float
+    cpu_percent_of_a_core: dict[str, float]
     rss_mb: Memory
 
 
-async def measure(
-    model: str,
-    *,
-    n_streams: int,
-    n_chans: int,
-    sfreq: float,
-    hop_s: float,
-    seconds: float,
-    on_step: OnStep = lambda _: None,
-) -> NodeReport:
+async def measure(load: Load, *, seconds: float, on_step: OnStep = lambda _: None) -> NodeReport:
     """Run sources, broker and node, and watch the node.
 
     Args:
-        model: name in the catalog, which runs on random weights.
-        n_streams: headsets.
-        n_chans: of each, at most 64.
-        sfreq: of each, Hz.
-        hop_s: from one epoch to the next.
+        load: what it has to do.
         seconds: how long to watch, after a warm-up.
         on_step: told in a few words what is being done.
 
@@ -116,55 +148,96 @@ async def measure(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamnode-bench-")))
         isolate_lsl(folder, f"streamnode-bench-{os.getpid()}")
         mqtt_port, http_port = rig.port_or_free(0), rig.port_or_free(0)
-        names = [f"bench-{number}" for number in range(n_streams)]
+        names = [f"bench-{number}" for number in range(load.n_streams)]
+        node = node_file(load.model, names, mqtt_port=mqtt_port, http_port=http_port, hop_s=load.hop_s)
+        node["model"] |= {"compile": True, "threads": 1} if load.compiled else {}
         config = folder / "node.yaml"
         with config.open("w", encoding="utf-8") as file:
-            YAML().dump(node_file(model, names, mqtt_port=mqtt_port, http_port=http_port, hop_s=hop_s), file)
+            YAML().dump(node, file)
         url, log = f"http://127.0.0.1:{http_port}", folder / "node.log"
         await stack.enter_async_context(rig.broker(mqtt_port))
         on_step("sources")
-        senders = rig.python("streamnode.bench.senders", str(sfreq), str(n_chans), *names, log=folder / "senders.log")
-        await stack.enter_async_context(senders)
+        played = str(load.sfreq), str(load.n_chans), str(load.hop_s), load.phases, *names
+        await stack.enter_async_context(rig.python("streamnode.bench.senders", *played, log=folder / "senders.log"))
         started = time.monotonic()
-        node = await stack.enter_async_context(rig.streamnode("run", str(config), log=log))
+        running = await stack.enter_async_context(rig.streamnode("run", str(config), log=log))
+        on_step("node")
+        await rig.until_ready(running, url)
+        ready_s = time.monotonic() - started
         on_step("first results")
         while any(info["last"] is None for info in await rig.stream_infos(url) or [{"last": None}]):
-            if node.returncode is not None:
-                raise StreamLost(f"the node ended: {_last_line(await asyncio.to_thread(log.read_text, 'utf-8'))}")
+            if running.returncode is not None:
+                raise StreamLost(f"the node ended: {last_line(await asyncio.to_thread(log.read_text, 'utf-8'))}")
             await asyncio.sleep(0.05)
         first_result_s = time.monotonic() - started
 
         on_step("warm-up")
         await asyncio.sleep(_WARM_UP_S)
-        process = psutil.Process(node.pid)
-        before = await rig.stream_infos(url)
-        busy_s, rss = sum(process.cpu_times()[:2]), [process.memory_info().rss / 1e6]
-        began = time.monotonic()
-        while (passed := time.monotonic() - began) < seconds:
+        process = psutil.Process(running.pid)
+        before, t_begin = await rig.stream_infos(url), local_clock()
+        cpu_s, rss = _cpu_s(process), [process.memory_info().rss / 1e6]
+        while (passed := local_clock() - t_begin) < seconds:
             on_step(f"{passed:.0f} of {seconds:.0f} s")
             await asyncio.sleep(min(1.0, seconds - passed))
             rss.append(process.memory_info().rss / 1e6)
-        after, took_s = await rig.stream_infos(url), time.monotonic() - began
-        busy_s = sum(process.cpu_times()[:2]) - busy_s
-    if not before or not after:
+        t_end, cpu_s = local_clock(), {part: s - cpu_s[part] for part, s in _cpu_s(process).items()}
+        after, timings = await rig.stream_infos(url), await rig.timings(url)
+    if not before or not after or not timings:
         raise StreamLost("the node did not answer while it was watched: give it fewer streams, or a longer hop")
+    took_s = t_end - t_begin
     return NodeReport(
-        model=model,
-        n_streams=n_streams,
-        n_chans=n_chans,
-        sfreq=sfreq,
-        hop_s=hop_s,
+        load=load,
         seconds=seconds,
+        ready_s=ready_s,
         first_result_s=first_result_s,
-        epochs=_total(after, "epochs") - _total(before, "epochs"),
-        expected=round(n_streams * took_s / hop_s),
-        dropped=_total(after, "dropped") - _total(before, "dropped"),
-        overhead_ms=worst([info["overhead_ms"] for info in after]),
-        latency_ms=worst([info["latency_ms"] for info in after]),
+        epochs=total(after, "epochs") - total(before, "epochs"),
+        expected=round(load.n_streams * took_s / load.hop_s),
+        dropped=total(after, "dropped") - total(before, "dropped"),
+        times={kind: times(results) for kind, results in pooled(timings, t_begin, t_end).items()},
         delay_ms=1e3 * after[0]["outputs"]["delay_s"],
-        cpu_percent_of_a_core=100 * busy_s / took_s,
+        cpu_percent_of_a_core={part: 100 * s / took_s for part, s in cpu_s.items()},
         rss_mb=memory(rss, took_s),
     )
+
+
+def _cpu_s(process: psutil.Process) -> dict[str, float]:
+    """CPU time so far of a process and of its first thread, which in a node runs the event loop."""
+    loop = next(thread for thread in process.threads() if thread.id == process.pid)
+    return {"all": sum(process.cpu_times()[:2]), "event loop": loop.user_time + loop.system_time}
+
+
+def pooled(streams: Sequence[Mapping[str, Any]], t_begin: float, t_end: float) -> dict[str, Results]:
+    """The results of all streams that were published between two LSL times, by the kind of the sink.
+
+    Args:
+        streams: as `/timings` has them, sinks by name, such as `mqtt:bench/left`.
+        t_begin: the earliest.
+        t_end: the latest.
+    """
+    found: dict[str, list[dict[str, Float64Array]]] = {}
+    for sink, of_sink in ((name, one) for stream in streams for name, one in stream["sinks"].items()):
+        figures = {name: np.array(values) for name, values in of_sink.items()}
+        within = (figures["t_published"] >= t_begin) & (figures["t_published"] <= t_end)
+        found.setdefault(sink.partition(":")[0], []).append({name: one[within] for name, one in figures.items()})
+    return {
+        kind: {name: np.concatenate([one[name] for one in parts]) for name in parts[0]} for kind, parts in found.items()
+    }
+
+
+def times(results: Results) -> Times:
+    """Percentiles of some results; of none, all are 0."""
+    waits, overheads = results["waits_s"], results["overheads_s"]
+    return Times(
+        results=len(waits),
+        overhead_ms=_percentiles(overheads),
+        wait_ms=_percentiles(waits),
+        latency_ms=_percentiles(results["latencies_s"]),
+        queued=float((waits - overheads).sum() / max(waits.sum(), 1e-9)),
+    )
+
+
+def _percentiles(durations_s: Float64Array) -> dict[str, float]:
+    return percentiles_ms(durations_s if len(durations_s) else [0.0])
 
 
 def node_file(model: str, names: Sequence[str], *, mqtt_port: int, http_port: int, hop_s: float) -> dict[str, Any]:
@@ -189,24 +262,6 @@ def node_file(model: str, names: Sequence[str], *, mqtt_port: int, http_port: in
     }
 
 
-def worst(streams: Sequence[Mapping[str, Mapping[str, float]]]) -> Timings:
-    """Percentiles of all streams by the kind of their sinks: the median of `p50`, of the others the worst.
-
-    Args:
-        streams: for each, percentiles by the name of the sink, such as `mqtt:bench/left`.
-    """
-    by_kind: dict[str, list[Mapping[str, float]]] = {}
-    for stream in streams:
-        for sink, percentiles in stream.items():
-            by_kind.setdefault(sink.partition(":")[0], []).append(percentiles)
-    return {
-        kind: {
-            name: float((np.median if name == "p50" else np.max)([one[name] for one in found])) for name in _OF_INTEREST
-        }
-        for kind, found in by_kind.items()
-    }
-
-
 def memory(rss_mb: Sequence[float], seconds: float) -> Memory:
     """What readings of the memory, evenly spaced over so long, say of it."""
     hours = np.linspace(0, seconds / 3600, len(rss_mb))
@@ -214,9 +269,11 @@ def memory(rss_mb: Sequence[float], seconds: float) -> Memory:
     return Memory(rss_mb[0], rss_mb[-1], max(rss_mb), slope)
 
 
-def _total(streams: Sequence[Mapping[str, Any]], key: str) -> int:
+def total(streams: Sequence[Mapping[str, Any]], key: str) -> int:
+    """A figure of all streams that a node tells of."""
     return sum(int(info[key]) for info in streams)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Of a log, as all that a reader needs."""
     return (text.strip().splitlines() or ["it said nothing"])[-1]

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,17 @@ def write_config(template: Path, folder: Path, **changes: Any) -> Path:
 
 async def stream_infos(url: str) -> list[dict[str, Any]]:
     """What `/info` says of each stream of the node; nothing while it does not answer."""
+    return await _streams(f"{url}/info")
 
+
+async def timings(url: str) -> list[dict[str, Any]]:
+    """The latest results of each stream of the node, as `/timings` has them; nothing while it does not answer."""
+    return await _streams(f"{url}/timings")
+
+
+async def _streams(url: str) -> list[dict[str, Any]]:
     def get() -> list[dict[str, Any]]:
-        with suppress(OSError), urllib.request.urlopen(f"{url}/info", timeout=5) as reply:  # noqa: S310
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310
             return list(json.load(reply)["streams"])
         return []
 
@@ -99,6 +108,20 @@ async def stream_infos(url: str) -> list[dict[str, Any]]:
 async def stream_info(url: str) -> dict[str, Any] | None:
     """The same of the node's only stream, or None while it does not answer."""
     return next(iter(await stream_infos(url)), None)
+
+
+async def until_ready(node: asyncio.subprocess.Process, url: str) -> None:
+    """Wait until a node says that it is ready, or has ended."""
+
+    def is_ready() -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5) as reply:  # noqa: S310
+            return bool(reply.status == HTTPStatus.OK)
+        return False  # not there yet, or 503, which is an error to urllib
+
+    while node.returncode is None:
+        if await asyncio.to_thread(is_ready):
+            return
+        await asyncio.sleep(0.02)
 
 
 async def until_loaded(node: asyncio.subprocess.Process, url: str) -> None:

@@ -68,6 +68,25 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """What passing together adds to the time from an epoch being there to its result; below 0 it saves.
+
+    The same streams complete their epochs at the same moments in two trials of one run, together and one by one. It is
+    the difference of their percentiles: what an epoch waits for company, and that a pass of many takes longer, less
+    what it no longer queues behind the passes of others.
+
+    Attributes:
+        n_streams: the largest number that keeps up both ways.
+        p50_ms: to the median.
+        p99_ms: to the 99th percentile.
+    """
+
+    n_streams: int
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class StreamsReport:
     """How many streams a machine keeps up with.
 
@@ -79,6 +98,7 @@ class StreamsReport:
         trials: all of them.
         most: the largest number of streams with no epoch dropped and time to spare, epochs passing together.
         most_one_by_one: the same with one epoch in a pass.
+        added: by passing together; None where not even one stream keeps up.
         cross_talk: what became of epochs thrown at a worker at random; `astray` must be 0.
     """
 
@@ -89,6 +109,7 @@ class StreamsReport:
     trials: tuple[Trial, ...]
     most: int
     most_one_by_one: int
+    added: Added | None
     cross_talk: Tally
 
 
@@ -128,6 +149,10 @@ async def measure(
         return not trial.dropped and trial.busy < _FULL
 
     most = {batched: await largest(partial(sustained, batched=batched), limit) for batched in (True, False)}
+    both = min(most.values())
+    for batched in (True, False):
+        if both and (batched, both) not in trials:
+            await sustained(both, batched=batched)
     on_step(f"{submissions:,} submissions")
     return StreamsReport(
         model=f"{model.kind}-{model.variant}",
@@ -137,7 +162,17 @@ async def measure(
         trials=tuple(trials[key] for key in sorted(trials, reverse=True)),
         most=most[True],
         most_one_by_one=most[False],
+        added=added(trials[True, both], trials[False, both]) if both else None,
         cross_talk=await drill(submissions),
+    )
+
+
+def added(together: Trial, one_by_one: Trial) -> Added:
+    """What the one adds to the other, of as many streams."""
+    return Added(
+        together.n_streams,
+        together.latency_p50_ms - one_by_one.latency_p50_ms,
+        together.latency_p99_ms - one_by_one.latency_p99_ms,
     )
 
 
@@ -200,6 +235,7 @@ class Streams:
         options = {} if batched else {"max_batch": 1}
         log, draw = _Log(), random.Random(0)  # noqa: S311
         async with Worker(build.clock, metrics, **options) as worker:
+            worker.warm_up(self._ready[0][0].feed, n_streams)
             began = build.clock() + _WARM_UP_S
             hop_s = self._plan.epoch.hop_s
             async with asyncio.TaskGroup() as tasks:

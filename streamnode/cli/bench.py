@@ -132,6 +132,13 @@ def streams(
         f"{measured.cross_talk.astray} of {submissions:,} epochs thrown at random went astray",
         err=True,
     )
+    if measured.added is not None:
+        added = measured.added
+        typer.echo(
+            f"with {added.n_streams}, to pass together adds {added.p50_ms:+.1f} ms to the median latency "
+            f"and {added.p99_ms:+.1f} ms to the 99th percentile",
+            err=True,
+        )
     if charts is not None:
         _list(report.draw_streams(charts, measured))
     _print(measured, as_json=as_json)
@@ -145,26 +152,40 @@ def e2e(
     channels: Annotated[int, typer.Option(min=1, max=64, help="Of each source.")] = 64,
     sfreq: Annotated[float, typer.Option(help="Of each source, Hz.")] = 1000.0,
     hop: Annotated[float, typer.Option(help="Seconds from one epoch to the next.")] = 0.25,
+    together: Annotated[bool, typer.Option("--together", help="All complete their epochs at once.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="With `compile: true` and `threads: 1`.")] = False,
     seconds: Annotated[float, typer.Option(help="How long to watch, after 10 s.")] = 60.0,
     as_json: Json = False,
 ) -> None:
     """A node from outside, between real LSL and MQTT: what it adds to the time of a result, its CPU and its memory."""
-    from streamnode.bench.e2e import measure  # noqa: PLC0415
+    from streamnode.bench.e2e import Load, measure  # noqa: PLC0415
+
+    load = Load(model, streams, channels, sfreq, hop, "together" if together else "apart", compiled)
+    with _telling() as on_step:
+        measured = asyncio.run(measure(load, seconds=seconds, on_step=on_step))
+    _show_figures("one node, end to end", measured)
+    _print(measured, as_json=as_json)
+
+
+@app.command()
+def soak(
+    *,
+    model: Annotated[str, typer.Option(help="`streamnode models` lists them.")] = "luna-base",
+    streams: Annotated[int, typer.Option(min=1, help="Recordings, played at once.")] = 4,
+    channels: Annotated[int, typer.Option(min=1, max=64, help="Of each.")] = 22,
+    hop: Annotated[float, typer.Option(help="Seconds from one epoch to the next.")] = 1.0,
+    hours: Annotated[float, typer.Option(help="Of each recording to watch, after six minutes of it.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Times real time; too much for the machine, and epochs drop.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Hours of a node in minutes: whether its memory stays what it is."""
+    from streamnode.bench.soak import measure  # noqa: PLC0415
 
     with _telling() as on_step:
         measured = asyncio.run(
-            measure(
-                model,
-                n_streams=streams,
-                n_chans=channels,
-                sfreq=sfreq,
-                hop_s=hop,
-                seconds=seconds,
-                on_step=on_step,
-            )
+            measure(model, n_streams=streams, n_chans=channels, hop_s=hop, hours=hours, speed=speed, on_step=on_step)
         )
-    rows = [[name, _in_words(value)] for name, value in asdict(measured).items()]
-    _show("one node, end to end", (["figure", "value"], rows))
+    _show_figures("one node, at speed", measured)
     _print(measured, as_json=as_json)
 
 
@@ -203,6 +224,11 @@ def _show(title: str, table: report.Table) -> None:
     for row in rows:
         shown.add_row(*row)
     Console(stderr=True, width=_WIDTH).print(shown, "")
+
+
+def _show_figures(title: str, measured: Any) -> None:
+    rows = [[name, _in_words(value)] for name, value in asdict(measured).items()]
+    _show(title, (["figure", "value"], rows))
 
 
 def _in_words(value: Any) -> str:

@@ -3,6 +3,11 @@
 Who has waited longest decides whose turn it is, and all that may share that pass come along. Streams that are sampled
 alike complete their epochs within moments of each other: whoever is due at any moment is waited for, a little, and a
 stream that has a model to itself never waits.
+
+Simulated with passes of (2.2 + 2.3 n) to (4.3 + 8.2 n) ms for n epochs, 16 to 64 streams at random moments of the hop:
+to wait for 5 ms makes the median epoch up to 2 ms later than not to wait, and the 99th percentile of short passes 3 ms;
+2 ms cost nothing and save a tenth of the passes. Of streams that come at once, most share a pass in any case: those
+that find the model busy.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE_S, _SHARE = 0.005, 0.1  # the longest wait for company, and the most of a hop that it may take
+_PATIENCE_S, _SHARE = 0.002, 0.1  # the longest wait for company, and the most of a hop that it may take
 
 
 @dataclass(frozen=True, slots=True, eq=False)

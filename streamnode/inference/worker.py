@@ -63,7 +63,8 @@ class _Job:
     @property
     def group(self) -> Hashable:
         """Equal for all that can be computed by one call."""
-        return self.feed.model, self.epoch.data.shape, self.rows, self.steps, self.patches is None
+        plain = self.patches is None, self.epoch.std_uv is None
+        return self.feed.model, self.epoch.data.shape, self.rows, self.steps, plain
 
 
 class Worker:
@@ -83,6 +84,7 @@ class Worker:
         self._max_batch = max_batch
         self._changed = Condition()  # guards the lobby and the flag
         self._busy = False
+        self._t_done = -math.inf  # of the latest pass
 
     async def __aenter__(self) -> Self:
         """The thread starts with the first epoch."""
@@ -142,6 +144,13 @@ class Worker:
                 loop.run_in_executor(self._thread, self._work)
         return job.result
 
+    def warm_up(self, feed: Feed, n_streams: int) -> None:
+        """Have the thread pass made-up epochs, of as many streams as there may be, before the first real ones come.
+
+        Returns at once. What goes wrong will do so again, and then be told, with real ones.
+        """
+        self._thread.submit(feed.model.warm_up_batches, min(n_streams, self._max_batch or n_streams, feed.max_batch))
+
     def supersede(self, feed: Feed) -> None:
         """Drop what a stream has waiting, unless its pass has begun: something newer is there, and gets its place."""
         with self._changed:
@@ -186,11 +195,12 @@ class Worker:
         name = jobs[0].feed.model.name
         t_infer0 = self._clock()
         arrays = _forward(jobs)
-        t_infer1 = self._clock()
+        t_infer1, t_done = self._clock(), self._t_done
+        self._t_done = t_infer1
         self._metrics.inference.labels(name).observe(t_infer1 - t_infer0)
         self._metrics.batch.labels(name).observe(len(jobs))
         rows = ({name: array[i].copy() for name, array in arrays.items()} for i in range(len(jobs)))
-        return [_outcome(job, row, t_infer0, t_infer1) for job, row in zip(jobs, rows, strict=True)]
+        return [_outcome(job, row, t_done, t_infer0, t_infer1) for job, row in zip(jobs, rows, strict=True)]
 
 
 def _forward(jobs: Sequence[_Job]) -> Arrays:
@@ -199,12 +209,17 @@ def _forward(jobs: Sequence[_Job]) -> Arrays:
     if caches := [job.patches for job in jobs if job.patches is not None]:
         return model.run_overlapping([job.epoch for job in jobs], caches)
     x = np.stack([job.epoch.data for job in jobs])
+    std_uv = [job.epoch.std_uv for job in jobs if job.epoch.std_uv is not None]
+    scale = {"std_uv": np.array(std_uv)} if std_uv else {}
     model = model if steps is None else model.with_steps(steps)
-    return model.run(x) if rows is None else model.run_on(rows, x)
+    return model.run(x, **scale) if rows is None else model.run_on(rows, x, **scale)
 
 
-def _outcome(job: _Job, arrays: Arrays, t_infer0: float, t_infer1: float) -> ModelOutput | Dropped:
-    """What the model said of one epoch, unless that is no numbers; what belongs to a channel left out never is."""
+def _outcome(job: _Job, arrays: Arrays, t_done: float, t_infer0: float, t_infer1: float) -> ModelOutput | Dropped:
+    """What the model said of one epoch, unless that is no numbers; what belongs to a channel left out never is.
+
+    `t_done` is when the pass before was over.
+    """
     enough = np.all if job.rows is None else np.any
     if not all(enough(np.isfinite(array)) for array in arrays.values()):
         return "not_finite"
@@ -225,6 +240,7 @@ def _outcome(job: _Job, arrays: Arrays, t_infer0: float, t_infer1: float) -> Mod
             t_arrived=epoch.t_arrived,
             t_epoch=epoch.t_epoch,
             t_enqueued=job.t_enqueued,
+            t_turn=max(job.t_enqueued, t_done),
             t_infer0=t_infer0,
             t_infer1=t_infer1,
         ),

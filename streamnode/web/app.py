@@ -7,22 +7,22 @@ import math
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import uvicorn
-from prometheus_client import make_asgi_app
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from streamnode import __version__
 from streamnode.config import NodeConfig
 from streamnode.errors import ConfigError
-from streamnode.metrics import Metrics
+from streamnode.metrics import Metrics, Timings
 from streamnode.pipeline import Status
 from streamnode.types import ModelOutput
 
@@ -39,38 +39,61 @@ class NodeView:
 
     def readiness(self) -> dict[str, Any]:
         """Ready means that samples of all streams flow and every sink is connected."""
-        streams = [self._state(status) for status in self._streams]
+        streams = self._states()
         ready = all(stream["source"] == "running" and all(stream["sinks"].values()) for stream in streams)
         return {"ready": ready, "streams": streams}
 
     def info(self) -> dict[str, Any]:
         """Configuration, description of the outputs and the latest figures; JSON-ready."""
+        readiness = self.readiness()
+        figures = (_figures(status) for status in self._streams)
         return {
             "version": __version__,
             "config": self._config.to_public_dict(),
-            "ready": self.readiness()["ready"],
-            "streams": [{**self._state(status), **_figures(status)} for status in self._streams],
+            "ready": readiness["ready"],
+            "streams": [{**state, **of_stream} for state, of_stream in zip(readiness["streams"], figures, strict=True)],
         }
 
-    def _state(self, status: Status) -> dict[str, Any]:
-        """A stream, and each of its sinks with whether it can take results now."""
-        value = self.metrics.registry.get_sample_value
-        sinks = {name: bool(value("streamnode_sink_connected", {"sink": name})) for name in status.sinks}
-        return {"label": status.label, "source": status.source, "sinks": sinks}
+    def timings(self) -> dict[str, Any]:
+        """The latest 4096 results of each stream to each of its sinks, one by one, in the words of `Timings`."""
+        streams = [
+            {"label": status.label, "sinks": {name: _listed(timings) for name, timings in status.timings.items()}}
+            for status in self._streams
+        ]
+        return {"streams": streams}
+
+    def _states(self) -> list[dict[str, Any]]:
+        """The streams, and each of their sinks with whether it can take results now."""
+        samples = (sample for metric in self.metrics.sink_connected.collect() for sample in metric.samples)
+        connected = {sample.labels["sink"]: bool(sample.value) for sample in samples}
+        return [
+            {
+                "label": status.label,
+                "source": status.source,
+                "sinks": {name: connected.get(name, False) for name in status.sinks},
+            }
+            for status in self._streams
+        ]
 
 
 def _figures(status: Status) -> dict[str, Any]:
     """What a stream has come to."""
+    timings = status.timings.copy()  # to which the event loop may add meanwhile
     return {
         "outputs": None if status.session is None else _jsonable(asdict(status.session.meta)),
         "reuse": None if status.session is None else status.session.reuse,
         "model": status.model,
         "epochs": status.epochs,
         "dropped": status.dropped,
-        "latency_ms": {name: percentiles_ms(timings.latencies_s) for name, timings in status.timings.items()},
-        "overhead_ms": {name: percentiles_ms(timings.overheads_s) for name, timings in status.timings.items()},
+        "latency_ms": {name: percentiles_ms(of_sink.latencies_s) for name, of_sink in timings.items()},
+        "wait_ms": {name: percentiles_ms(of_sink.waits_s) for name, of_sink in timings.items()},
+        "overhead_ms": {name: percentiles_ms(of_sink.overheads_s) for name, of_sink in timings.items()},
         "last": None if status.last is None else summary(status.last),
     }
+
+
+def _listed(timings: Timings) -> dict[str, list[float]]:
+    return {field.name: list(getattr(timings, field.name)) for field in fields(timings)}
 
 
 def summary(output: ModelOutput) -> dict[str, Any]:
@@ -87,7 +110,11 @@ def percentiles_ms(durations_s: Iterable[float]) -> dict[str, float]:
 
 
 def make_app(view: NodeView) -> Starlette:
-    """The ASGI application over a view of the node."""
+    """The ASGI application over a view of the node.
+
+    What takes more than a moment of many streams is plain functions, which Starlette runs in threads of its own: no
+    epoch waits for whoever looks on.
+    """
     page = files("streamnode.web").joinpath("page.html").read_text("utf-8")
 
     async def index(_: Request) -> Response:
@@ -96,12 +123,19 @@ def make_app(view: NodeView) -> Starlette:
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    async def readyz(_: Request) -> Response:
+    def readyz(_: Request) -> Response:
         readiness = view.readiness()
         return JSONResponse(readiness, status_code=200 if readiness["ready"] else 503)
 
-    async def info(_: Request) -> Response:
+    def info(_: Request) -> Response:
         return JSONResponse(view.info())
+
+    async def timings(_: Request) -> Response:
+        return JSONResponse(view.timings())
+
+    def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(view.metrics.registry), headers={"Content-Type": content_type})
 
     return Starlette(
         routes=[
@@ -109,7 +143,8 @@ def make_app(view: NodeView) -> Starlette:
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/info", info),
-            Mount("/metrics", make_asgi_app(view.metrics.registry)),
+            Route("/timings", timings),
+            Route("/metrics", metrics),
         ]
     )
 

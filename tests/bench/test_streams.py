@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from streamnode import config
 from streamnode.bench.drill import Echo, drill
-from streamnode.bench.e2e import memory, node_file, worst
-from streamnode.bench.streams import largest
+from streamnode.bench.e2e import memory, node_file, pooled, times
+from streamnode.bench.senders import shares
+from streamnode.bench.soak import played, write_tape
+from streamnode.bench.streams import Trial, added, largest
 from streamnode.cli.bench import app
+from streamnode.sources.replay import read
+from streamnode.sources.synthetic import SyntheticEeg
 from streamnode.types import Float32Array, OutputName
 
 
@@ -52,6 +58,16 @@ def test_streams_are_tried_from_the_command_line() -> None:
     assert {trial["batched"] for trial in report["trials"]} == {True, False}
     assert all(trial["epochs"] >= trial["n_streams"] for trial in report["trials"])
     assert "0 of 200 epochs thrown at random went astray" in result.stderr
+    assert report["added"]["n_streams"] == min(report["most"], report["most_one_by_one"])
+    assert "to pass together adds" in result.stderr
+
+
+def test_what_passing_together_adds_is_the_difference_of_two_trials() -> None:
+    """Latency together less latency one by one, at the median and in the tail; a gain is below 0."""
+    one = Trial(8, batched=False, epochs=1, dropped=0, batch=1.0, busy=0.5, wait_p50_ms=1.0, wait_p99_ms=9.0,
+                latency_p50_ms=10.0, latency_p99_ms=30.0)  # fmt: skip
+    together = replace(one, batched=True, latency_p50_ms=11.5, latency_p99_ms=22.0)
+    assert (added(together, one).p50_ms, added(together, one).p99_ms) == (1.5, -8.0)
 
 
 @pytest.mark.parametrize("n_streams", [1, 3])
@@ -66,16 +82,53 @@ def test_the_node_of_the_rig_is_one_that_runs(model: str, n_streams: int, tmp_pa
     assert (f"{node.model.kind}-{node.model.variant}", node.epoch.hop_s) == (model, 0.25)
 
 
-def test_percentiles_of_streams_are_those_of_the_worst() -> None:
-    """By the kind of sink: the median of medians, the worst of the tails."""
+def test_the_node_of_a_soak_plays_recordings(tmp_path: Path) -> None:
+    """Its file passes the checks of any other; each stream plays the tape, which is EEG in microvolts, for ever."""
+    tape = write_tape(tmp_path / "tape.csv", 3)
+    rigged = node_file("luna-base", ["a", "b"], mqtt_port=1, http_port=2, hop_s=1.0)
+    path = tmp_path / "node.yaml"
+    path.write_text(json.dumps(played(rigged, ["a", "b"], tape, speed=20.0)))  # JSON is YAML
+    node = config.load(path)
+    assert [(source.label, source.speed, source.loop) for source in node.streams] == [("a", 20, True), ("b", 20, True)]  # type: ignore[union-attr]
+    recording = read(tape)
+    assert (recording.info.sfreq, recording.info.ch_names) == (256.0, ("Fp1", "AF3", "F7"))
+    expected = SyntheticEeg(recording.info.ch_names, 256.0).take(120 * 256)
+    np.testing.assert_allclose(recording.data, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_results_of_all_streams_are_one_distribution() -> None:
+    """By the kind of sink, and only what was published while the node was watched."""
+
+    def of_sink(*t_published: float) -> dict[str, list[float]]:
+        n = len(t_published)
+        return {"t_published": [*t_published], "latencies_s": [0.1] * n, "waits_s": [0.004] * n,
+                "overheads_s": [0.001 * (1 + i) for i in range(n)]}  # fmt: skip
+
     streams = [
-        {"mqtt:a": {"p50": float(i), "p99": 10.0 + i, "p99.9": 20.0}, "lsl:a": {"p50": 1.0, "p99": 2.0, "p99.9": 3.0}}
-        for i in range(3)
+        {"label": "a", "sinks": {"mqtt:bench/a": of_sink(0.9, 1.0, 2.0), "lsl:bench-a": of_sink(1.5)}},
+        {"label": "b", "sinks": {"mqtt:bench/b": of_sink(1.5, 2.1)}},
     ]
-    assert worst(streams) == {
-        "mqtt": {"p50": 1.0, "p99": 12.0, "p99.9": 20.0},
-        "lsl": {"p50": 1.0, "p99": 2.0, "p99.9": 3.0},
-    }
+    found = pooled(streams, 1.0, 2.0)
+    assert found["mqtt"]["overheads_s"].tolist() == [0.002, 0.003, 0.001]
+    told = times(found["mqtt"])
+    assert (told.results, told.overhead_ms["p50"], told.wait_ms["p50"], told.latency_ms["p99.9"]) == (
+        3,
+        2.0,
+        4.0,
+        100.0,
+    )
+    assert told.queued == pytest.approx(0.5)
+    assert times(found["lsl"]).results == 1
+    assert times(pooled(streams, 5.0, 6.0)["lsl"]).overhead_ms == {"p50": 0.0, "p99": 0.0, "p99.9": 0.0}
+
+
+def test_streams_are_out_of_phase_unless_all_together() -> None:
+    """Each at a moment of the hop of its own, the same at every run; or all at once."""
+    apart = shares(16, "apart")
+    assert apart == shares(16, "apart")
+    assert len(set(apart)) == 16
+    assert 0 <= min(apart) <= max(apart) < 1
+    assert shares(3, "together") == [0.0, 0.0, 0.0]
 
 
 def test_memory_is_held_against_time() -> None:

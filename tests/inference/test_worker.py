@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -75,6 +76,34 @@ async def test_epochs_of_streams_that_share_a_model_pass_together() -> None:
     assert model.batches == [1, 4, 2]
 
 
+@pytest.mark.parametrize(
+    ("n_streams", "of_model", "of_worker", "most"), [(1, 8, None, 1), (16, 8, None, 8), (5, 8, None, 5), (5, 8, 1, 1)]
+)
+async def test_batches_are_warmed_up_where_they_will_run(
+    n_streams: int, of_model: int, of_worker: int | None, most: int
+) -> None:
+    """In the thread of the passes, before the first of them, and no larger than there are streams to fill them."""
+    warmed = list[tuple[int, str]]()
+
+    class Warmed(Held):
+        def warm_up_batches(self, most: int) -> None:
+            assert not self.begun.is_set()
+            warmed.append((most, threading.current_thread().name))
+
+        def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
+            warmed.append((0, threading.current_thread().name))
+            return super().run(epochs_uV)
+
+    model = Warmed()
+    model.go_on.set()
+    async with Worker(lambda: 0.0, max_batch=of_worker) as worker:
+        one = feed(model, max_batch=of_model)
+        worker.warm_up(one, n_streams)
+        await worker.infer(epoch(1), one, t_enqueued=0.0)
+    assert [size for size, _ in warmed] == [most, 0]
+    assert len({thread for _, thread in warmed}) == 1
+
+
 @pytest.mark.parametrize("other", [{"rows": (0,)}, {"rows": (1,)}, {"steps": 2}, {"steps": 4}], ids=str)
 async def test_only_like_passes_with_like(other: dict[str, Any]) -> None:
     """Epochs with other channels left out, or with another number of steps, pass by themselves."""
@@ -93,6 +122,32 @@ async def test_only_like_passes_with_like(other: dict[str, Any]) -> None:
     assert [output.seq for output in outputs] == [0] * 6
     shared = other in ({"rows": (0,)}, {"steps": 2})
     assert sorted(model.batches) == ([1, 1, 2, 2] if shared else [1, 1, 1, 1, 2])
+
+
+async def test_each_epoch_is_scaled_by_its_own_number() -> None:
+    """The numbers that epochs take along reach the model in their order; epochs without one pass by themselves."""
+
+    class Scaled(Held):
+        def run(self, epochs_uV: Float32Array, std_uv: Any = None) -> dict[OutputName, Float32Array]:  # noqa: N803
+            seen.append((epochs_uV[:, 0, 0].tolist(), None if std_uv is None else std_uv.tolist()))
+            return super().run(epochs_uV)
+
+        def run_on(self, rows: Any, epochs_uV: Float32Array, std_uv: Any = None) -> dict[OutputName, Float32Array]:  # noqa: N803
+            assert rows == (0,)
+            return self.run(epochs_uV, std_uv)
+
+    seen: list[Any] = []
+    model = Scaled()
+    async with Worker(lambda: 0.0) as worker:
+        first = await held_up(worker, model)
+        waiting = [replace(epoch(i), std_uv=std) for i, std in enumerate((30.0, None, 7.0, 5.0))]
+        rows: list[Any] = [None, None, None, (0,)]
+        answers = [
+            worker.infer(one, feed(model), t_enqueued=0.0, rows=some) for one, some in zip(waiting, rows, strict=True)
+        ]
+        model.go_on.set()
+        await asyncio.gather(first, *answers)
+    assert seen == [([99.0], None), ([0.0, 2.0], [30.0, 7.0]), ([1.0], None), ([3.0], [5.0])]
 
 
 async def test_models_take_turns_oldest_first() -> None:
@@ -256,6 +311,35 @@ async def test_company_is_waited_for_until_it_comes() -> None:
     value = metrics.registry.get_sample_value
     assert value("streamnode_batch_epochs_sum", {"model": "echo"}) == 6
     assert value("streamnode_batch_wait_seconds_count", {"model": "echo"}) == len(model.batches)
+
+
+async def test_trace_tells_whether_passes_of_others_were_waited_for() -> None:
+    """The turn of an epoch comes with the end of the pass before; of one that finds the model idle, at once."""
+    now = 0.0
+
+    class Slow(Held):
+        def run(self, epochs_uV: Float32Array) -> dict[OutputName, Float32Array]:  # noqa: N803
+            nonlocal now
+            result = super().run(epochs_uV)
+            now += 3.0
+            return result
+
+    model = Slow()
+    async with Worker(lambda: now) as worker:
+        first = await held_up(worker, model)
+        second = worker.infer(epoch(1), feed(model), t_enqueued=1.0)
+        model.go_on.set()
+        outputs = [await first, await second]
+        now = 10.0
+        outputs.append(await worker.infer(epoch(2), feed(model), t_enqueued=10.0))
+    traces = [output.trace for output in outputs if isinstance(output, ModelOutput) and output.trace is not None]
+    assert [(t.t_enqueued, t.t_turn, t.t_infer0, t.t_infer1) for t in traces] == [
+        (0.0, 0.0, 0.0, 3.0),
+        (1.0, 3.0, 3.0, 6.0),
+        (10.0, 10.0, 10.0, 13.0),
+    ]
+    published = replace(traces[1], t_published=8.0)
+    assert (published.latency_s, published.wait_s, published.overhead_s) == (8.0, 5.0, 3.0)
 
 
 async def test_lone_stream_is_never_held_up() -> None:
