@@ -141,7 +141,7 @@ class BoundModel:
             except torch.OutOfMemoryError as error:
                 engine.halve_batches(engine.max_batch, error)
                 return self._speed_up(epochs)
-        elif encode is not None and (gain := self._gain(encode, x[:1])) < 1:
+        elif encode is not None and cpu.CLEARLY * (gain := self._gain(encode, x[:1])) < 1:
             log.info("%s is compiled but runs as it is, which is %.1f times faster", self.name, 1 / gain)
             return None
         return encode and _Fast(encode, x.shape[1:])

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Products = Literal["ieee", "bf16"]
 
 _TOLERANCE = 1e-5  # of a float32 product; one that used bfloat16 is off by some 5e-3
-_CLEARLY = 1.2  # times faster that a setting must be, lest noise choose and the last bits of results change with it
+CLEARLY = 1.2  # times faster that a setting must be, lest noise choose and the last bits of results change with it
 _PAIRS = 5  # alternating measurements of two settings
 _PATIENCE_S = 0.2  # after which fewer will do
 _SHORT_S = 0.02  # passes beyond gain from every thread
@@ -82,10 +82,10 @@ def choose(run: Callable[[], object], threads: int | None = None) -> Setting:
     best, run_in = usual(threads), partial(_run_in, run)
     if permission_is_harmless():
         rival = replace(best, products="bf16")
-        best = rival if speedup(run_in(best), run_in(rival)) > _CLEARLY else best
+        best = rival if speedup(run_in(best), run_in(rival)) > CLEARLY else best
     while threads is None and best.threads > 1 and _time(run_in(best)) < _SHORT_S:
         fewer = replace(best, threads=best.threads // 2)
-        if speedup(run_in(best), run_in(fewer)) <= _CLEARLY:
+        if speedup(run_in(best), run_in(fewer)) <= CLEARLY:
             break
         best = fewer
     return best
