@@ -39,7 +39,7 @@ def load(path: Path) -> Encode:
     """What takes `(B, C, T)` to the outputs of a package; for a GPU, and where need be, with torch's loader."""
     try:
         return _Library(path)
-    except (AttributeError, OSError, RuntimeError, ValueError) as error:  # another torch, or another kind of package
+    except (AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:  # of another torch, or kind
         log.info("passes of %s hold up all else in the process: %s", path.stem, error)
     from torch._inductor import aoti_load_package  # noqa: PLC0415  (seconds)
 
@@ -55,6 +55,7 @@ class _Library:
 
     Raises:
         AttributeError: this torch has another interface.
+        LookupError: it packs otherwise.
         OSError: the library cannot be loaded.
         RuntimeError: it refuses.
         ValueError: it is for another device, or needs more than its interface gives it.

@@ -6,6 +6,7 @@ from one row to thousands, and it needs none of the permissions that oneDNN's ot
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,9 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from streamnode.inference.cpu import relative_error, speedup
+from streamnode.inference.cpu import CLEARLY, relative_error, speedup
+
+log = logging.getLogger(__name__)
 
 Kept = Literal["float32", "bfloat16", "int8"]
 """The type that a matrix is kept in."""
@@ -46,7 +49,7 @@ class StoredWeight(Tensor):
         return stored
 
     def linear_gelu(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The exact GELU of a product with `(..., n_in)`: `(..., n_out)`, in the type that the matrix is kept in."""
+        """The exact GELU of a product with `(..., n_in)`: `(..., n_out)`, in bfloat16 if the matrix is."""
         return self.form.linear(x, bias, "gelu")
 
     def plain(self) -> Tensor:
@@ -196,16 +199,24 @@ def _step(rows: Tensor) -> Tensor:
 
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether products with packed matrices are to be had here, come out right, and are no slower than plain ones."""
+    """Whether products with packed matrices are to be had here, come out right, and are not clearly slower than plain.
+
+    If not, says so once.
+    """
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=draw).to(dtype) for shape in ((96, 512), (1024, 512), (1024,)))
     with torch.inference_mode():
         try:
             packed = _Packed.of(weight)
             found = packed.linear(x, bias, "gelu")
-        except (AttributeError, RuntimeError):  # another torch, or one without oneDNN
+        except (AttributeError, RuntimeError) as reason:  # another torch, or one without oneDNN
+            log.info("weights are not packed, for this torch cannot: %s", reason)
             return False
         true = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
         plain = _Plain(weight)
         gain = speedup(lambda: plain.linear(x, bias, "none"), lambda: packed.linear(x, bias, "none"))
-    return relative_error(found, true) < _EXACT[dtype] and gain >= 1
+    error = relative_error(found, true)
+    if error < _EXACT[dtype] and gain * CLEARLY >= 1:
+        return True
+    log.info("weights are not packed: products with them are off by %.0e and %.1f times as fast", error, gain)
+    return False

@@ -116,7 +116,9 @@ def runs_of_records(path: Path, sfreq: float) -> tuple[Run, ...]:
         columns = file.read(n_bytes - 256)
     labels = [columns[16 * i : 16 * i + 16].strip() for i in range(n_signals)]
     sizes = [int(columns[216 * n_signals + 8 * i :][:8]) for i in range(n_signals)]
-    teller = next(i for i, label in enumerate(labels) if label in _ANNOTATIONS)
+    teller = next((i for i, label in enumerate(labels) if label in _ANNOTATIONS), None)
+    if teller is None:
+        raise ValueError("its records were interrupted, and no signal says when each was recorded")
     width = _ANNOTATIONS[labels[teller]]
     first, n_told = width * sum(sizes[:teller]), width * sizes[teller]
     contents = np.memmap(path, np.uint8, "r", offset=n_bytes)

@@ -118,7 +118,7 @@ def test_what_cannot_be_packed_well_is_not_packed(monkeypatch: pytest.MonkeyPatc
         without.delattr(stored._Packed, "of")
         assert not find_out(dtype)
     with monkeypatch.context() as slow:
-        slow.setattr(stored, "speedup", lambda *_: 0.9)
+        slow.setattr(stored, "speedup", lambda *_: 0.8)
         assert not find_out(dtype)
     with monkeypatch.context() as wrong:
         wrong.setattr(stored, "speedup", lambda *_: 2.0)

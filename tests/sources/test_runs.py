@@ -103,6 +103,14 @@ def test_records_without_a_time_are_refused_in_a_sentence(tmp_path: Path) -> Non
         read(path)
 
 
+def test_interrupted_records_that_nothing_times_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    """A discontinuous file without a signal of annotations is not taken for one without interruptions."""
+    path = write_discontinuous(tmp_path / "a.edf", whole_microvolts(300, 2), [0, 1, 5])
+    path.write_bytes(path.read_bytes().replace(b"EDF Annotations ", b"EEG Unknown     "))
+    with pytest.raises(ConfigError, match=r"a\.edf cannot be read as EDF .*: copy or export it anew"):
+        read(path)
+
+
 def test_other_files_have_one_run(tmp_path: Path) -> None:
     """Whatever is not discontinuous by its header."""
     (tmp_path / "a.edf").write_bytes(b"0" + b" " * 191 + b"EDF+C" + b" " * 59)
