@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from streamnode.montage import make_montage
 from streamnode.play import PlayReport, play, play_file
 from streamnode.sources.pacing import Annotation
 from streamnode.sources.replay import Recording, read
+from streamnode.sources.runs import Run
 from streamnode.sources.synthetic import SyntheticEeg
 from streamnode.types import Float32Array, Float64Array, StreamInfo
 
@@ -110,6 +111,21 @@ async def test_loop_goes_on_without_a_seam() -> None:
     rows = np.rint((np.array([t for _, t in received.markers]) - received.stamps[0]) * 200)
     assert rows.tolist() == [20, 80, 120, 180, 220]
     assert (report.n_times, report.n_markers, report.n_passes) == (250, 5, 3)
+
+
+async def test_stream_is_interrupted_where_the_recording_was() -> None:
+    """Samples and markers behind a gap are stamped, and come, as much later as it lasted."""
+    whole = make_recording(100, Annotation(0.1, 0.0, "before"), Annotation(2.3, 0.0, "after"))
+    recording = replace(whole, runs=(Run(0, 0), Run(60, 440)))
+    async with asyncio.timeout(20):
+        played = play(recording, name="gap", speed=5.0, wait_for_consumer=True)
+        received, _ = await asyncio.gather(receive("gap", 100, 2), played)
+
+    indices = np.concatenate((np.arange(60), np.arange(440, 480)))
+    np.testing.assert_array_equal(received.data, recording.data)
+    np.testing.assert_allclose(received.stamps - received.stamps[0], indices / 200, rtol=0, atol=1e-9)
+    places = [stamp - received.stamps[0] for _, stamp in received.markers]
+    np.testing.assert_allclose(places, [0.1, 2.3], rtol=0, atol=1e-9)
 
 
 async def test_stream_describes_the_recording() -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamnode.errors import ConfigError
 from streamnode.types import Float64Array
+
+_MOST, _SAME = 0.99, 0.01  # of the steps; the part by which a clock may be off
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,25 @@ class CsvTable:
         """
         times = np.empty(0) if time is None else self.values([time])[:, 0]
         steps = np.diff(times)
-        usual = np.median(steps) if len(steps) else 0.0
-        if not usual > 0:
+        if not (usual := _usual(steps)).any():
             raise ConfigError(f"{self.path} has no rising times to take a sampling frequency from: give sfreq")
-        sfreq = 1 / float(np.mean(steps[np.abs(steps - usual) < usual / 2]))
+        sfreq = 1 / float(np.mean(steps[usual]))
         return float(round(sfreq)) if abs(round(sfreq) - sfreq) * len(times) < sfreq else sfreq
+
+    def stamps(self, time: int | None, sfreq: float) -> Float64Array | None:
+        """`(n_times,)` seconds, by which a gap shows; None where there are none, or they tell of none for certain.
+
+        Args:
+            time: index of the column that holds the times.
+            sfreq: Hz; all steps but a few must be of about its period, else the times are of bursts, or no seconds.
+        """
+        times = None if time is None else self._parsed([time])
+        if times is None or not np.isfinite(times).all():
+            return None
+        steps = np.diff(times[:, 0])
+        usual = _usual(steps)
+        is_sound = usual.any() and usual.mean() > _MOST and abs(np.mean(steps[usual]) * sfreq - 1) < _SAME
+        return times[:, 0] if is_sound else None
 
     def _first_rises(self) -> bool:
         first = self._parsed([0])
@@ -126,6 +143,13 @@ class CsvTable:
         found = repr(field) if field else "an empty cell"
         where = f"{self.path}:{number}, column {column + 1} ({self.names[column]})"
         return f"{where}: {found} is not a number: correct it, or pick other channels"
+
+
+def _usual(steps: Float64Array) -> NDArray[np.bool_]:
+    """Which steps are no gaps; none where times do not rise."""
+    usual = np.median(steps) if len(steps) else 0.0
+    regular: NDArray[np.bool_] = np.abs(steps - usual) < usual / 2
+    return regular
 
 
 def _is_finite(field: str) -> bool:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.io.matlab import MatReadError
 
 from streamnode.errors import ConfigError, ContractError
 from streamnode.montage import clean_name, make_montage
 from streamnode.sources.csv_table import CsvTable
 from streamnode.sources.pacing import Annotation, Block, chunks
-from streamnode.sources.runs import WHOLE, Run, places_of, runs_of_records, runs_of_stamps
+from streamnode.sources.runs import WHOLE, Marked, Run, places_of, runs_of_marks, runs_of_records, runs_of_stamps
 from streamnode.types import Chunk, Clock, Float32Array, Float64Array, FloatArray, StreamInfo
 
 _log = logging.getLogger(__name__)
@@ -224,23 +224,40 @@ def _read_mne(path: Path, labels: _Labels) -> Recording:
     with _reading(path):
         raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
         is_eeg = [kind == "eeg" for kind in raw.get_channel_types()]
-        runs = runs_of_records(path, raw.info["sfreq"]) if path.suffix.lower() in (".edf", ".bdf") else WHOLE
-        # Those of a file that was interrupted tell the true time, of which MNE takes the last part for beyond the data.
-        marks = raw.annotations if runs == WHOLE else mne.read_annotations(path)
-        events = [
-            Annotation(float(onset - raw.first_time), float(duration), str(description))
-            for onset, duration, description in zip(marks.onset, marks.duration, marks.description, strict=True)
-        ]
+        taken, runs, events = _parted(path, raw)
     keep = labels.pick(raw.ch_names, is_eeg)
     names = labels.read_as(raw.ch_names)
-    data = np.empty((raw.n_times, len(keep)), np.float32)
     with _reading(path):
-        for row in range(0, len(data), _AT_ONCE):
-            part = raw.get_data(picks=keep, start=row, stop=min(row + _AT_ONCE, len(data)), verbose="WARNING")
-            data[row : row + _AT_ONCE] = part.T * 1e6
+        data = _samples(raw, keep, taken)
     places = np.array([_place(raw.info["chs"][i]) for i in keep])
     names = [names[i] for i in keep]
     return labels.recording(names, raw.info["sfreq"], data, ch_pos=places, events=events, runs=runs)
+
+
+def _parted(path: Path, raw: Any) -> Marked:
+    """The runs of a file that MNE reads."""
+    suffix, sfreq = path.suffix.lower(), raw.info["sfreq"]
+    runs = runs_of_records(path, sfreq) if suffix in (".edf", ".bdf") else WHOLE
+    # Those of a file that was interrupted tell the true time, of which MNE takes the last part for beyond the data.
+    marks = raw.annotations if runs == WHOLE else _package("mne").read_annotations(path)
+    events = [
+        Annotation(float(onset - raw.first_time), float(duration), str(description))
+        for onset, duration, description in zip(marks.onset, marks.duration, marks.description, strict=True)
+    ]
+    if runs == WHOLE:
+        return runs_of_marks(events, raw.n_times, sfreq, eeglab=suffix == ".set")
+    return Marked(np.ones(raw.n_times, np.bool_), runs, events)
+
+
+def _samples(raw: Any, keep: Sequence[int], taken: NDArray[np.bool_]) -> Float32Array:
+    """`(n_times, n_chans)` microvolts of the samples that were taken, read part by part."""
+    data, n_read = np.empty((np.count_nonzero(taken), len(keep)), np.float32), 0
+    for row in range(0, len(taken), _AT_ONCE):
+        within = taken[row : row + _AT_ONCE]
+        part = raw.get_data(picks=keep, start=row, stop=row + len(within), verbose="WARNING")[:, within].T
+        data[n_read : n_read + len(part)] = part * 1e6
+        n_read += len(part)
+    return data
 
 
 def _place(channel: Mapping[str, Any]) -> Float64Array:
@@ -313,7 +330,10 @@ def _read_csv(
             "%s: samples in %s are typically %.3g µV off their median: is the unit right?", path, unit, typical_uv
         )
     names = labels.read_as(names)
-    return labels.recording([names[i] for i in keep], table.sfreq(time) if sfreq is None else sfreq, data)
+    sfreq = table.sfreq(time) if sfreq is None else sfreq
+    stamps = table.stamps(time, sfreq)
+    taken, runs = (slice(None), WHOLE) if stamps is None else runs_of_stamps(stamps, sfreq)
+    return labels.recording([names[i] for i in keep], sfreq, data[taken], runs=runs)
 
 
 def _package(name: str) -> Any:

@@ -1,7 +1,9 @@
-"""Where a recording was interrupted: by the stamps of its samples, or by what the records of its file say of time."""
+"""Where a recording was interrupted: by the stamps of its samples, by what its file says of time, or by its marks."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.signal.timebase import Span, TimeBase
+from streamnode.sources.pacing import Annotation
 from streamnode.types import Float64Array
 
 _SHORT_S = 0.1  # no run ends for less: what live streams fill in by default
 _HINDSIGHT_S = 6.0  # so long a time base takes to find a gap, and no longer
 _AT_ONCE_S = 0.1  # of stamps, as an inlet would hand them on
 _ANNOTATIONS = {b"EDF Annotations": 2, b"BDF Annotations": 3}  # label of the signal that tells time: bytes a sample
+
+_SKIP = re.compile("bad_acq_skip", re.IGNORECASE)
+_JOIN = re.compile("edge|bad boundary", re.IGNORECASE)
+_HAIR = 1e-3  # of a sample, by which seconds may round a mark off its place
 
 
 class Run(NamedTuple):
@@ -136,3 +143,63 @@ def _of_onsets(onsets: Float64Array, record_s: float, sfreq: float) -> tuple[Run
         row, last = int(number) * n_times, runs[-1]
         runs.append(Run(row, max(round((onsets[number] - onsets[0]) * sfreq), last.start + row - last.row)))
     return tuple(runs)
+
+
+class Marked(NamedTuple):
+    """A recording as its marks part it.
+
+    Attributes:
+        taken: `(n_times,)` which of the samples that a file holds were ever recorded.
+        runs: of these.
+        others: the annotations that are no such marks; their times count interruptions.
+    """
+
+    taken: NDArray[np.bool_]
+    runs: tuple[Run, ...]
+    others: list[Annotation]
+
+
+def runs_of_marks(marks: Sequence[Annotation], n_times: int, sfreq: float, *, eeglab: bool = False) -> Marked:
+    """The runs that annotations tell of.
+
+    Those of MNE-Python (`mne.Annotations`, and the default of `skip_by_annotation` of its filters) are `BAD_ACQ_SKIP`
+    over samples that nobody recorded, in whose place are zeros, and `EDGE boundary` or `BAD boundary` where two
+    recordings were joined, and nobody knows how much lies between. In a file of EEGLAB a `boundary` is between two
+    samples, and lasts as long as what was cut out there, if that is known; the latencies of other events leave it out.
+
+    Args:
+        marks: all annotations, `t_s` by the samples that the file holds.
+        n_times: how many samples it holds.
+        sfreq: Hz.
+        eeglab: whether the file is one of EEGLAB; `boundary` may mean anything elsewhere.
+    """
+    taken, begins, n_cut = np.ones(n_times, np.bool_), np.zeros(n_times + 1, np.bool_), np.zeros(n_times + 1, np.intp)
+    others = list[Annotation]()
+    for mark in marks:
+        n_marked = round(mark.duration_s * sfreq) if mark.duration_s > 0 else 0
+        first = math.ceil(mark.t_s * sfreq - _HAIR)
+        row, stop = (min(max(0, bound), n_times) for bound in (first, first + n_marked))
+        if _SKIP.match(mark.description):
+            taken[row:stop] = False
+            begins[stop] = True
+        elif _JOIN.match(mark.description):
+            begins[row] = True
+        elif eeglab and mark.description == "boundary":
+            begins[row] = True
+            n_cut[row] += n_marked
+        else:
+            others.append(mark)
+    rows = np.flatnonzero(taken)
+    if len(others) == len(marks) or not len(rows):
+        return Marked(taken, WHOLE, others)
+    places = np.arange(n_times + 1) + n_cut.cumsum()
+    places -= places[rows[0]]
+    begins[rows[0]] = True
+    runs = tuple(Run(int(number), int(places[rows[number]])) for number in np.flatnonzero(begins[rows]))
+    return Marked(taken, runs, [_moved(mark, places, sfreq) for mark in others])
+
+
+def _moved(mark: Annotation, places: NDArray[np.intp], sfreq: float) -> Annotation:
+    """An annotation where it belongs once each sample has its place."""
+    row = min(max(0, math.floor(mark.t_s * sfreq + _HAIR)), len(places) - 1)
+    return mark._replace(t_s=mark.t_s + float(places[row] - row) / sfreq)

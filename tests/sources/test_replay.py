@@ -354,9 +354,10 @@ def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("sfreq", [0.0, -1.0, math.inf, math.nan])
 def test_rate_that_is_none(tmp_path: Path, sfreq: float) -> None:
-    """A rate must be a number above 0."""
-    with pytest.raises(ConfigError, match="sampling frequency above 0"):
-        read(csv_file(tmp_path, "Fz,Cz\n1,2\n0,1\n"), sfreq=sfreq)
+    """A rate must be a number above 0, whatever times there are."""
+    for text in ("Fz,Cz\n1,2\n0,1\n", "t,Cz\n0,2\n0.01,1\n"):
+        with pytest.raises(ConfigError, match="sampling frequency above 0"):
+            read(csv_file(tmp_path, text), sfreq=sfreq)
 
 
 def test_unknown_unit(tmp_path: Path) -> None:

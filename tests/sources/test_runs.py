@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import edfio
+import mne
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamnode.errors import ConfigError
 from streamnode.sources.pacing import Annotation, Block
 from streamnode.sources.replay import Recording, ReplaySource, read
-from streamnode.sources.runs import Run, places_of, runs_of_records, runs_of_stamps
+from streamnode.sources.runs import WHOLE, Run, places_of, runs_of_marks, runs_of_records, runs_of_stamps
 from streamnode.types import Float32Array, Float64Array
 from tests.sources.test_replay import DESC, whole_microvolts, xdf_file, xdf_stream
 
@@ -190,6 +193,173 @@ def test_places_are_on_the_line_through_all_stamps() -> None:
     np.testing.assert_allclose(places_of(times, stamps, runs, 100.0), [0, 125.5, 1050, 4990, 5025], atol=1e-6)
     np.testing.assert_allclose(places_of(times[:3], jittering, runs, 100.0), [0, 125.5, 1050], atol=0.05)
     assert places_of([], stamps, runs, 100.0) == []
+
+
+# ---- FIF -------------------------------------------------------------------------------------------------------------
+
+
+def raw_of(data: Float32Array, *notes: tuple[float, float, str], meas_date: int | None = None) -> Any:
+    """What MNE holds of microvolts at 100 Hz, with annotations by onset, duration and text."""
+    header = mne.create_info(["Fp1", "Cz"], 100.0, "eeg", verbose="ERROR")
+    raw = mne.io.RawArray(data.T.astype(np.float64) * 1e-6, header, verbose="ERROR")
+    raw.set_meas_date(meas_date)
+    raw.set_annotations(mne.Annotations(*zip(*notes, strict=True)) if notes else None, verbose="ERROR")
+    return raw
+
+
+def save(path: Path, raw: Any) -> Path:
+    """A FIF file in buffers of a second, of which MNE leaves out those that are skipped as a whole."""
+    raw.save(path, fmt="double", buffer_size_sec=1.0, verbose="ERROR")
+    return path
+
+
+@pytest.mark.parametrize("meas_date", [None, 1_000_000_000])
+@pytest.mark.parametrize("first", [0.0, 1.0])
+@pytest.mark.parametrize("skipped_s", [3.0, 2.4])
+def test_fif_with_a_skip(tmp_path: Path, meas_date: int | None, first: float, skipped_s: float) -> None:
+    """What was not recorded is no zeros, whether the file holds them or not; the time of the rest stays true."""
+    data, stop = whole_microvolts(1200, 2), round(100 * (4 + skipped_s))
+    notes = (3.0, 0.0, "before"), (4.0, skipped_s, "BAD_ACQ_SKIP"), (5.0, 0.0, "within"), (8.5, 0.5, "after")
+    path = save(tmp_path / "skip_raw.fif", raw_of(data, *notes, meas_date=meas_date).crop(first, None))
+
+    recording = read(path)
+
+    np.testing.assert_array_equal(recording.data, np.concatenate((data[round(100 * first) : 400], data[stop:])))
+    begin = round(100 * first)
+    assert recording.runs == (Run(0, 0), Run(400 - begin, stop - begin))
+    assert [(round(t, 6), text) for t, _, text in recording.annotations] == [
+        (3 - first, "before"),
+        (8.5 - first, "after"),
+    ]
+    assert recording.duration_s == 12 - first
+
+
+def test_fif_of_joined_recordings(tmp_path: Path) -> None:
+    """Recordings that were put one behind the other are runs, though nobody knows what lies between."""
+    data = whole_microvolts(700, 2)
+    parts = [raw_of(data[:300]), raw_of(data[300:450]), raw_of(data[450:], (0.25, 0.0, "go"))]
+    recording = read(save(tmp_path / "joined_raw.fif", mne.concatenate_raws(parts, verbose="ERROR")))
+    np.testing.assert_array_equal(recording.data, data)
+    assert recording.runs == (Run(0, 0), Run(300, 300), Run(450, 450))
+    assert [(round(t, 6), text) for t, _, text in recording.annotations] == [(4.75, "go")]
+
+
+def test_edf_that_was_padded(tmp_path: Path) -> None:
+    """The zeros by which MNE fills the last record of an EDF file up, and marks, are no samples."""
+    path, data = tmp_path / "padded.edf", whole_microvolts(250, 2)
+    mne.export.export_raw(path, raw_of(data), physical_range=(-500, 500), verbose="ERROR")
+    recording = read(path)
+    np.testing.assert_allclose(recording.data, data, atol=0.02)
+    assert (recording.runs, recording.annotations) == (WHOLE, ())
+
+
+# ---- EEGLAB ----------------------------------------------------------------------------------------------------------
+
+
+def write_set(path: Path, data: Float32Array, *events: tuple[str, float, float]) -> Path:
+    """An EEGLAB file of 100 Hz with events by type, latency (samples, from 1) and duration (samples)."""
+    names = np.array([("Fp1",), ("Cz",)], dtype=[("labels", object)])
+    kinds = [("type", object), ("latency", object), ("duration", object)]
+    eeg = {"setname": path.stem, "nbchan": 2.0, "pnts": float(len(data)), "trials": 1.0, "srate": 100.0, "xmin": 0.0,
+           "xmax": (len(data) - 1) / 100, "data": data.T, "chanlocs": names, "event": np.array([*events], kinds),
+           "icawinv": [], "icasphere": [], "icaweights": []}  # fmt: skip
+    scipy.io.savemat(path, {"EEG": eeg}, appendmat=False)
+    return path
+
+
+def test_eeglab_with_boundaries(tmp_path: Path) -> None:
+    """A boundary ends a run; what was cut out there counts in the time of all that follows, as far as it is known."""
+    data = whole_microvolts(600, 2)
+    events = ("boundary", 0.5, 70.0), ("before", 51.0, 0.0), ("boundary", 100.5, 250.0), ("after", 101.0, 0.0)
+    path = write_set(tmp_path / "cut.set", data, *events, ("boundary", 400.5, math.nan), ("last", 451.0, 0.0))
+
+    recording = read(path)
+
+    np.testing.assert_array_equal(recording.data, data)
+    assert recording.runs == (Run(0, 0), Run(100, 350), Run(400, 650))
+    assert [(round(t, 6), text) for t, _, text in recording.annotations] == [
+        (0.5, "before"),
+        (3.5, "after"),
+        (7.0, "last"),
+    ]
+
+
+@given(
+    n_times=st.integers(1, 60),
+    marks=st.lists(
+        st.tuples(
+            st.integers(-5, 65),
+            st.integers(0, 30),
+            st.sampled_from(["BAD_ACQ_SKIP", "EDGE boundary", "boundary", "go"]),
+        ),
+        max_size=6,
+    ),
+)
+def test_marks_in_any_order_and_overlapping(n_times: int, marks: list[tuple[int, int, str]]) -> None:
+    """What is taken is what no skip covers; runs begin in order, the first at 0, and none reaches into the next."""
+    notes = [Annotation(t / 10, duration / 10, text) for t, duration, text in marks]
+    taken, runs, others = runs_of_marks(notes, n_times, 10.0, eeglab=True)
+    skipped = {row for t, n, text in marks if text == "BAD_ACQ_SKIP" for row in range(t, t + n)}
+    assert np.flatnonzero(~taken).tolist() == sorted(skipped.intersection(range(n_times)))
+    assert [mark.description for mark in others] == ["go"] * len(others)
+    assert runs[0] == Run(0, 0)
+    for one, after in pairwise(runs):
+        assert one.row < after.row < taken.sum()
+        assert after.start - one.start >= after.row - one.row
+
+
+def test_a_boundary_of_others_is_a_word_like_any(tmp_path: Path) -> None:
+    """Only EEGLAB is known to mean an interruption by it."""
+    recording = read(save(tmp_path / "a_raw.fif", raw_of(whole_microvolts(400, 2), (2.0, 0.0, "boundary"))))
+    assert (recording.runs, len(recording.annotations)) == (WHOLE, 1)
+
+
+# ---- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def write_table(path: Path, times: Sequence[str], data: Float32Array) -> Path:
+    rows = [f"{t},{a:.0f},{b:.0f}" for t, (a, b) in zip(times, data, strict=True)]
+    path.write_text("\n".join(["time,Fp1,Cz", *rows]), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("sfreq", [None, 256.0])
+@pytest.mark.parametrize("decimals", [3, 4, 9])
+def test_csv_whose_times_leap(tmp_path: Path, decimals: int, sfreq: float | None) -> None:
+    """Times in seconds that leap begin a run, however they are rounded, and whether the rate is told or found."""
+    data = whole_microvolts(3000, 2)
+    indices = np.concatenate((np.arange(1400), np.arange(2400, 4000)))
+    times = [f"{t:.{decimals}f}" for t in 12 + indices / 256]
+    recording = read(write_table(tmp_path / "a.csv", times, data), unit="uV", sfreq=sfreq)
+    assert recording.info.sfreq == 256.0
+    assert recording.runs == (Run(0, 0), Run(1400, 2400))
+    np.testing.assert_array_equal(recording.data, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("milliseconds", [f"{1000 * n / 256:.0f}" for n in range(2000)]),
+        ("a count that begins anew", [str(n % 256) for n in range(2000)]),
+        ("bursts", [f"{n // 16 / 16:.4f}" for n in range(2000)]),
+        ("whole seconds", [str(n // 256) for n in range(2000)]),
+        ("a time of day", [f"12:00:{n // 256:02}" for n in range(2000)]),
+    ],
+)
+def test_csv_whose_times_tell_nothing(tmp_path: Path, name: str, times: list[str]) -> None:
+    """A column that is not seconds, sample by sample, is no evidence of a gap where the rate is told."""
+    path = write_table(tmp_path / f"{name}.csv", times, whole_microvolts(2000, 2))
+    assert read(path, unit="uV", sfreq=256.0).runs == WHOLE
+
+
+@pytest.mark.parametrize(("jitter_s", "decimals"), [(0.0002, 9), (0.002, 9), (0.01, 9), (0.0, 2)])
+def test_csv_whose_times_are_rough(tmp_path: Path, jitter_s: float, decimals: int) -> None:
+    """Times that jitter, or are rounded to more than a sample, make no gaps of their own."""
+    exact = np.arange(3000) / 128 + jitter_s * np.random.default_rng(0).standard_normal(3000)
+    recording = read(
+        write_table(tmp_path / "a.csv", [f"{t:.{decimals}f}" for t in exact], whole_microvolts(3000, 2)), unit="uV"
+    )
+    assert (recording.runs, len(recording.data)) == (WHOLE, 3000)
 
 
 # ---- Played ----------------------------------------------------------------------------------------------------------
