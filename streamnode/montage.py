@@ -168,6 +168,19 @@ def make_montage(labels: Sequence[str], ch_pos: ArrayLike | None = None, cap: st
     return Montage(names, np.where(np.isfinite(given).all(axis=1, keepdims=True), given, looked_up))
 
 
+def electrodes_to_add(labels: Sequence[str]) -> Montage:
+    """Channels that nobody records, by the names of their electrodes: a model can make up only what has a place.
+
+    Raises:
+        ConfigError: a label names no electrode of the 10-05 system.
+        ContractError: two labels name the same one.
+    """
+    montage = make_montage(labels)
+    if lost := coverage(montage).unknown:
+        raise ConfigError(f"the 10-05 system has no {', '.join(lost)} to add: use its names, such as Cz or FCz")
+    return montage
+
+
 def _refuse_duplicates(labels: Sequence[str], names: tuple[str, ...]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

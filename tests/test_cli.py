@@ -174,6 +174,16 @@ def test_check_tries_the_model_on_the_declared_channels(tmp_path: Path) -> None:
     assert "chin" in result.stderr
 
 
+def test_check_knows_the_electrodes_that_zuna_can_add(tmp_path: Path) -> None:
+    """A channel to add that is no electrode is refused with its line, in the words of the model itself."""
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("kind: luna", "kind: zuna, add: [Cz, Qz]"))
+    result = run("check", path)
+    assert result.returncode == 2
+    assert f"{path}:3:" in result.stderr
+    assert "model.add: the 10-05 system has no Qz to add: use its names, such as Cz or FCz" in result.stderr
+
+
 def test_check_misses_weights_that_are_not_on_disk(tmp_path: Path) -> None:
     """Published weights that have not been pulled fail the check, with the command that pulls them."""
     result = run("check", write(tmp_path, weights="hub"), env={"HF_HOME": str(tmp_path / "hf")})

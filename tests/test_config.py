@@ -273,6 +273,14 @@ def test_wrong_sources(file: Path, source: str, expected: str) -> None:
             "{kind: zuna, add: 0}",
             "1:21: model.add: should be a non-empty list, each item text or a whole number of at least 1, got 0",
         ),
+        (
+            "{kind: zuna, add: [Cz, Qz, nose]}",
+            "1:21: model.add: the 10-05 system has no Qz, nose to add: use its names, such as Cz or FCz",
+        ),
+        (
+            "{kind: zuna, add: [Cz, CZ]}",
+            "1:21: model.add: more than one channel is Cz (labelled 'Cz', 'CZ'): rename or drop all but one",
+        ),
     ],
 )
 def test_wrong_models(file: Path, model: str, expected: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamnode.errors import ConfigError, ContractError
-from streamnode.montage import CAPS, clean_name, coverage, make_montage, position
+from streamnode.montage import CAPS, clean_name, coverage, electrodes_to_add, make_montage, position
 
 TUEG20 = (
     "FP1-F7 F7-T3 T3-T5 T5-O1 FP2-F8 F8-T4 T4-T6 T6-O2 T3-C3 C3-CZ CZ-C4 C4-T4 FP1-F3 F3-C3 C3-P3 P3-O1 FP2-F4 F4-C4 "
@@ -278,3 +278,14 @@ def test_coverage_of_many_channels_is_still_one_line() -> None:
     """Of 512 channels without a label, the first eight are listed and the rest are counted."""
     text = str(coverage(make_montage([""] * 512)))
     assert text == "0 of 512 channels have a position; without: ch1, ch2, ch3, ch4, ch5, ch6, ch7, ch8 and 504 more"
+
+
+def test_electrodes_to_add_all_have_a_place() -> None:
+    """Names in any spelling become electrodes; one that the system lacks is named, and so is one that comes twice."""
+    montage = electrodes_to_add(["cz", "EEG FP1"])
+    assert montage.ch_names == ("Cz", "Fp1")
+    np.testing.assert_array_equal(montage.ch_pos, [position("Cz"), position("Fp1")])
+    with pytest.raises(ConfigError, match="the 10-05 system has no Qz, nose to add: use its names, such as Cz or FCz"):
+        electrodes_to_add(["Cz", "Qz", "nose"])
+    with pytest.raises(ContractError, match=r"more than one channel is Cz \(labelled 'Cz', 'CZ'\)"):
+        electrodes_to_add(["Cz", "CZ"])

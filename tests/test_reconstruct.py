@@ -17,10 +17,9 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from streamnode import build, charts
+from streamnode import build
 from streamnode.cli import files
-from streamnode.config import EpochConfig
-from streamnode.config.tree import SignalConfig, ZunaConfig
+from streamnode.config import EpochConfig, SignalConfig, ZunaConfig
 from streamnode.errors import ConfigError, ContractError, StreamnodeError, WeightsError
 from streamnode.inference.engine import Engine
 from streamnode.inference.worker import Worker
@@ -31,7 +30,8 @@ from streamnode.models.zuna import Zuna, to_tokens
 from streamnode.models.zuna_flow import Generation
 from streamnode.models.zuna_prepare import prepare
 from streamnode.montage import make_montage
-from streamnode.offline import Plan, process, run_file
+from streamnode.offline.files import run_file
+from streamnode.offline.run import Plan, process
 from streamnode.results import load
 from streamnode.sources.replay import Recording, read, write_fif
 from streamnode.sources.runs import WHOLE, Run
@@ -141,7 +141,7 @@ def test_v1_is_scaled_by_what_there_is_so_far(
         assert np.abs(model.run_on(rows, tables["original"])[name] - expected[name])[-1].max() > 0.01
     assert len(set(tables["epoch/std_uv"])) == len(tables["epoch/std_uv"]) >= 3
     broken.data[:, 2] *= 300
-    monkeypatch.setattr("streamnode.offline._CHUNK_S", 0.7)
+    monkeypatch.setattr("streamnode.offline.run._CHUNK_S", 0.7)
     again = process(broken, engines["v1"], replace(plan, batch=3)).results.tables
     np.testing.assert_allclose(again["epoch/std_uv"], tables["epoch/std_uv"], rtol=1e-4)  # float32 keeps the average
 
@@ -316,7 +316,7 @@ def fif(tmp_path: Path) -> Path:
 def test_every_option_reaches_the_network(cli: Cli, fif: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that the packages let one choose is a flag, under their name too where they differ."""
     seen: list[Plan] = []
-    monkeypatch.setattr("streamnode.offline.run_file", lambda _file, _out, _engine, plan, **_: seen.append(plan))
+    monkeypatch.setattr("streamnode.offline.files.run_file", lambda _file, _out, _engine, plan, **_: seen.append(plan))
     flags = [
         "--steps",
         "9",
@@ -363,8 +363,8 @@ def test_rebuilt_channels_are_drawn_beside_what_they_were(
 ) -> None:
     """`--charts` has a comparison of all that was rebuilt, of which only the bad channel has a past."""
     drawn: list[Any] = []
-    monkeypatch.setattr(charts, "write_charts", lambda *_: [])
-    monkeypatch.setattr(charts, "write_comparison", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("streamnode.charts.run.write_charts", lambda *_: [])
+    monkeypatch.setattr("streamnode.charts.comparison.write_comparison", lambda *arguments: drawn.append(arguments))
     options = [
         "--model",
         "zuna-1.1",

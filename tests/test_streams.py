@@ -14,7 +14,7 @@ from aiomqtt import ProtocolVersion
 from streamnode import build, config
 from streamnode.inference.engine import BoundModel
 from streamnode.montage import make_montage
-from streamnode.offline import Plan, process
+from streamnode.offline.run import Plan, process
 from streamnode.sinks.lsl import EegOutlet
 from streamnode.sources.replay import read
 from streamnode.sources.synthetic import SyntheticEeg

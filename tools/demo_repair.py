@@ -32,8 +32,7 @@ from rich.table import Table
 
 from streamnode import build, config
 from streamnode.bench import rig
-from streamnode.config import NodeConfig
-from streamnode.config.tree import LslEegSinkConfig
+from streamnode.config import LslEegSinkConfig, NodeConfig
 from streamnode.errors import StreamnodeError
 from streamnode.models import catalog
 from streamnode.models.weights import cached_path

@@ -13,23 +13,19 @@ The node takes these times; `streamnode.types.Trace` has the stations between th
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ruamel.yaml import YAML
 
+from streamnode.bench import rig
+from streamnode.bench.rig import Memory, memory, total
 from streamnode.bench.senders import Phases
-from streamnode.errors import ConfigError, StreamLost
-from streamnode.models import catalog
+from streamnode.errors import StreamLost
 from streamnode.sources.lsl import local_clock
-from streamnode.testing import isolate_lsl
 from streamnode.types import Float64Array
 from streamnode.web.app import percentiles_ms
 
@@ -64,16 +60,6 @@ class Load:
     hop_s: float
     phases: Phases = "apart"
     compiled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Resident memory of the node, MB, and the slope of a line through all seconds; minutes make it mean something."""
-
-    start: float
-    end: float
-    most: float
-    per_hour: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,53 +121,38 @@ async def measure(load: Load, *, seconds: float, on_step: OnStep = lambda _: Non
         on_step: told in a few words what is being done.
 
     Raises:
-        ConfigError: the broker that this needs is not installed.
+        ConfigError: a package that this needs is not installed.
         StreamLost: the node ended before it should.
     """
-    try:
-        import psutil  # noqa: PLC0415
-
-        from streamnode.bench import rig  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'streamnode[bench]' for the rig") from error
+    names = [f"bench-{number}" for number in range(load.n_streams)]
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamnode-bench-")))
-        isolate_lsl(folder, f"streamnode-bench-{os.getpid()}")
-        mqtt_port, http_port = rig.port_or_free(0), rig.port_or_free(0)
-        names = [f"bench-{number}" for number in range(load.n_streams)]
-        node = node_file(load.model, names, mqtt_port=mqtt_port, http_port=http_port, hop_s=load.hop_s)
+        here = await stack.enter_async_context(rig.opened("bench"))
+        node = here.node_file(load.model, names, hop_s=load.hop_s)
         node["model"] |= {"compile": True, "threads": 1} if load.compiled else {}
-        config = folder / "node.yaml"
-        with config.open("w", encoding="utf-8") as file:
-            YAML().dump(node, file)
-        url, log = f"http://127.0.0.1:{http_port}", folder / "node.log"
-        await stack.enter_async_context(rig.broker(mqtt_port))
         on_step("sources")
         played = str(load.sfreq), str(load.n_chans), str(load.hop_s), load.phases, *names
-        await stack.enter_async_context(rig.python("streamnode.bench.senders", *played, log=folder / "senders.log"))
+        senders = rig.python("streamnode.bench.senders", *played, log=here.folder / "senders.log")
+        await stack.enter_async_context(senders)
         started = time.monotonic()
-        running = await stack.enter_async_context(rig.streamnode("run", str(config), log=log))
+        watched = await stack.enter_async_context(here.running(node))
         on_step("node")
-        await rig.until_ready(running, url)
+        await rig.until_ready(watched.process, watched.url)
         ready_s = time.monotonic() - started
         on_step("first results")
-        while any(info["last"] is None for info in await rig.stream_infos(url) or [{"last": None}]):
-            if running.returncode is not None:
-                raise StreamLost(f"the node ended: {last_line(await asyncio.to_thread(log.read_text, 'utf-8'))}")
+        while any(info["last"] is None for info in await watched.streams() or [{"last": None}]):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         first_result_s = time.monotonic() - started
 
         on_step("warm-up")
         await asyncio.sleep(_WARM_UP_S)
-        process = psutil.Process(running.pid)
-        before, t_begin = await rig.stream_infos(url), local_clock()
-        cpu_s, rss = _cpu_s(process), [process.memory_info().rss / 1e6]
+        before, t_begin = await rig.stream_infos(watched.url), local_clock()
+        cpu_s, rss = _cpu_s(watched.usage), [watched.rss_mb]
         while (passed := local_clock() - t_begin) < seconds:
             on_step(f"{passed:.0f} of {seconds:.0f} s")
             await asyncio.sleep(min(1.0, seconds - passed))
-            rss.append(process.memory_info().rss / 1e6)
-        t_end, cpu_s = local_clock(), {part: s - cpu_s[part] for part, s in _cpu_s(process).items()}
-        after, timings = await rig.stream_infos(url), await rig.timings(url)
+            rss.append(watched.rss_mb)
+        t_end, cpu_s = local_clock(), {part: s - cpu_s[part] for part, s in _cpu_s(watched.usage).items()}
+        after, timings = await rig.stream_infos(watched.url), await rig.timings(watched.url)
     if not before or not after or not timings:
         raise StreamLost("the node did not answer while it was watched: give it fewer streams, or a longer hop")
     took_s = t_end - t_begin
@@ -238,42 +209,3 @@ def times(results: Results) -> Times:
 
 def _percentiles(durations_s: Float64Array) -> dict[str, float]:
     return percentiles_ms(durations_s if len(durations_s) else [0.0])
-
-
-def node_file(model: str, names: Sequence[str], *, mqtt_port: int, http_port: int, hop_s: float) -> dict[str, Any]:
-    """A node with a stream of each name, as its YAML file has it."""
-    kind, _, variant = model.partition("-")
-    sources = [{"kind": "lsl", "name": name, "label": name} for name in names]
-    return {
-        "node": {"name": "bench", "http": f"127.0.0.1:{http_port}"},
-        **({"source": sources[0]} if len(sources) == 1 else {"sources": sources}),
-        "epoch": {"duration_s": catalog.find(model).spec.durations[0], "hop_s": hop_s},
-        "signal": {"notch_hz": 50},
-        "model": {
-            "kind": kind,
-            "variant": variant,
-            "weights": "random:0",
-            "outputs": ["embedding", "attention" if kind == "luna" else "tokens"],
-        },
-        "sinks": [
-            {"kind": "mqtt", "url": f"mqtt://127.0.0.1:{mqtt_port}", "topic": "bench"},
-            {"kind": "lsl", "name": "bench"},
-        ],
-    }
-
-
-def memory(rss_mb: Sequence[float], seconds: float) -> Memory:
-    """What readings of the memory, evenly spaced over so long, say of it."""
-    hours = np.linspace(0, seconds / 3600, len(rss_mb))
-    slope = float(np.polyfit(hours, rss_mb, 1)[0]) if len(rss_mb) > 1 else 0.0
-    return Memory(rss_mb[0], rss_mb[-1], max(rss_mb), slope)
-
-
-def total(streams: Sequence[Mapping[str, Any]], key: str) -> int:
-    """A figure of all streams that a node tells of."""
-    return sum(int(info[key]) for info in streams)
-
-
-def last_line(text: str) -> str:
-    """Of a log, as all that a reader needs."""
-    return (text.strip().splitlines() or ["it said nothing"])[-1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamnode.bench.models import Comparison, Figures, ModelsReport, Point
 from streamnode.bench.streams import StreamsReport
-from streamnode.charts import LINES, add_note, entitle, new_figure, save_figure
+from streamnode.charts.drawing import LINES, add_note, entitle, new_figure, save_figure
 from streamnode.errors import ConfigError
 
 if TYPE_CHECKING:

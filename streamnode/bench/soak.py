@@ -7,21 +7,16 @@ epochs, results over MQTT and LSL. What LSL inlets need of memory is seen by `e2
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
 
-from streamnode.bench.e2e import Memory, last_line, memory, node_file, total
-from streamnode.errors import ConfigError, StreamLost
+from streamnode.bench import rig
+from streamnode.bench.rig import Memory, memory, total
 from streamnode.sources.synthetic import CH_NAMES_64, SyntheticEeg
-from streamnode.testing import isolate_lsl
 
 _WARM_UP_H = 0.1  # until every size of batch has passed, and every buffer has been full once
 _TAPE_S = 120  # of EEG, over and over: each time is a new run
@@ -80,45 +75,29 @@ async def measure(
         on_step: told in a few words what is being done.
 
     Raises:
-        ConfigError: the broker that this needs is not installed.
+        ConfigError: a package that this needs is not installed.
         StreamLost: the node ended before it should.
     """
-    try:
-        import psutil  # noqa: PLC0415
+    names = [f"soak-{number}" for number in range(n_streams)]
+    async with rig.opened("soak") as here:
+        tape = await asyncio.to_thread(write_tape, here.folder / "tape.csv", n_chans)
+        node = played(here.node_file(model, names, hop_s=hop_s), names, tape, speed)
+        async with here.running(node) as watched:
 
-        from streamnode.bench import rig  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'streamnode[bench]' for the rig") from error
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamnode-soak-")))
-        isolate_lsl(folder, f"streamnode-soak-{os.getpid()}")
-        mqtt_port, http_port = rig.port_or_free(0), rig.port_or_free(0)
-        names = [f"soak-{number}" for number in range(n_streams)]
-        node = node_file(model, names, mqtt_port=mqtt_port, http_port=http_port, hop_s=hop_s)
-        tape = await asyncio.to_thread(write_tape, folder / "tape.csv", n_chans)
-        config, log, url = folder / "node.yaml", folder / "node.log", f"http://127.0.0.1:{http_port}"
-        with config.open("w", encoding="utf-8") as file:
-            YAML().dump(played(node, names, tape, speed), file)
-        await stack.enter_async_context(rig.broker(mqtt_port))
-        process = await stack.enter_async_context(rig.streamnode("run", str(config), log=log))
-        watched = psutil.Process(process.pid)
+            async def until(passed_h: float, what: str) -> tuple[list[float], Sequence[Mapping[str, Any]]]:
+                """Memory, MB, once a second until so much of each stream is cut to epochs; and what was last told."""
+                rss = list[float]()
+                while True:
+                    infos = await watched.streams()
+                    here_h = total(infos, "epochs") * hop_s / 3600 / n_streams
+                    if here_h >= passed_h:
+                        return rss, infos
+                    on_step(f"{what}, {60 * here_h:.0f} of {60 * passed_h:.0f} minutes")
+                    await asyncio.sleep(_LOOK_S)
+                    rss.append(watched.rss_mb)
 
-        async def until(passed_h: float, what: str) -> tuple[list[float], Sequence[Mapping[str, Any]]]:
-            """Memory, MB, once a second until so much of each stream has been cut to epochs; and what was last told."""
-            rss = list[float]()
-            while True:
-                infos = await rig.stream_infos(url)
-                here_h = total(infos, "epochs") * hop_s / 3600 / n_streams
-                if here_h >= passed_h:
-                    return rss, infos
-                if process.returncode is not None:
-                    raise StreamLost(f"the node ended: {last_line(await asyncio.to_thread(log.read_text, 'utf-8'))}")
-                on_step(f"{what}, {60 * here_h:.0f} of {60 * passed_h:.0f} minutes")
-                await asyncio.sleep(_LOOK_S)
-                rss.append(watched.memory_info().rss / 1e6)
-
-        _, before = await until(_WARM_UP_H, "warm-up")
-        rss, after = await until(_WARM_UP_H + hours, "node")
+            _, before = await until(_WARM_UP_H, "warm-up")
+            rss, after = await until(_WARM_UP_H + hours, "node")
     epochs, dropped = (total(after, key) - total(before, key) for key in ("epochs", "dropped"))
     return SoakReport(
         model=model,

@@ -20,12 +20,11 @@ import numpy as np
 from streamnode import build
 from streamnode.bench.contenders import montage_of
 from streamnode.bench.drill import Tally, drill
-from streamnode.config import EpochConfig, ModelConfig
-from streamnode.config.tree import SignalConfig
+from streamnode.config import EpochConfig, ModelConfig, SignalConfig
 from streamnode.inference.engine import Engine
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
-from streamnode.offline import Plan
+from streamnode.offline.run import Plan
 from streamnode.pipeline import Session
 from streamnode.sources.synthetic import SyntheticEeg
 from streamnode.types import Chunk, Epoch, ModelOutput

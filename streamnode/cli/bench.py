@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streamnode.cli.files import section
+from streamnode.cli.plan import section
 from streamnode.cli.show import Json
 from streamnode.config import ModelConfig
 from streamnode.errors import ConfigError

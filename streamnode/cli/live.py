@@ -29,12 +29,12 @@ def run(path: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")]) -> None:
 @app.command()
 def check(paths: Annotated[list[Path], typer.Argument(metavar="CONFIG.yaml...")]) -> None:
     """Validate configurations without opening a stream."""
-    from streamnode import build  # noqa: PLC0415
+    from streamnode.build.check import check as findings  # noqa: PLC0415
 
     failures: list[StreamnodeError] = []
     for path in paths:
         try:
-            for line in build.check(config.load(path)):
+            for line in findings(config.load(path)):
                 typer.echo(f"{path}: {line}")
             typer.echo(f"{path}: ok")
         except StreamnodeError as error:

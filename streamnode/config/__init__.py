@@ -1,28 +1,17 @@
 """The YAML file that describes a node: `load` reads it, `schema` hands it to editors."""
 
 from streamnode.config.load import load
-from streamnode.config.tree import (
+from streamnode.config.models import EegDinoConfig, EegptConfig, LunaConfig, ModelConfig, ZunaConfig
+from streamnode.config.sinks import LslEegSinkConfig, LslSinkConfig, MqttSinkConfig, Secret, SinkConfig
+from streamnode.config.sources import (
     AlignedSourceConfig,
-    EegDinoConfig,
-    EegptConfig,
-    EpochConfig,
-    LslEegSinkConfig,
-    LslSinkConfig,
     LslSourceConfig,
-    LunaConfig,
     MarkersConfig,
-    ModelConfig,
-    MqttSinkConfig,
-    NodeConfig,
     ReplaySourceConfig,
-    Secret,
-    SinkConfig,
     SourceConfig,
     SyntheticSourceConfig,
-    ZunaConfig,
-    schema,
-    write_schema,
 )
+from streamnode.config.tree import EpochConfig, NodeConfig, NodeSection, SignalConfig, schema, write_schema
 
 __all__ = [
     "AlignedSourceConfig",
@@ -37,8 +26,10 @@ __all__ = [
     "ModelConfig",
     "MqttSinkConfig",
     "NodeConfig",
+    "NodeSection",
     "ReplaySourceConfig",
     "Secret",
+    "SignalConfig",
     "SinkConfig",
     "SourceConfig",
     "SyntheticSourceConfig",

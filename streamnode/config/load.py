@@ -20,7 +20,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, StreamMark, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from streamnode.config.tree import Keys, NodeConfig, cached_schema
+from streamnode.config.fields import Keys
+from streamnode.config.tree import NodeConfig, cached_schema
 from streamnode.errors import ConfigError
 
 Place = tuple[int, int]

@@ -31,7 +31,7 @@ from streamnode.models.zuna_flow import (
     ZunaConfig,
     rotations,
 )
-from streamnode.montage import _NAMED_CAPS, _ROTATION, _TRANSLATION, make_montage, position
+from streamnode.montage import _NAMED_CAPS, _ROTATION, _TRANSLATION, electrodes_to_add, position
 from streamnode.signal.interpolate import interpolation_matrix
 from streamnode.types import Float64Array, ModelSpec, Montage, OutputName
 
@@ -141,10 +141,7 @@ def _added(montage: Montage, add: Montage | Sequence[str] | int) -> Montage:
     """The channels to reconstruct though nobody recorded them."""
     if isinstance(add, Montage):
         return add
-    added = make_montage(farthest(montage, add) if isinstance(add, int) else add)
-    if lost := [name for name, xyz in zip(added.ch_names, added.ch_pos, strict=True) if not np.isfinite(xyz).all()]:
-        raise ConfigError(f"the 10-05 system has no {', '.join(lost)} to add: use its names, such as Cz or FCz")
-    return added
+    return electrodes_to_add(farthest(montage, add) if isinstance(add, int) else add)
 
 
 def to_tokens(x: Tensor, patch: int) -> Tensor:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from streamnode import config
 from streamnode.bench.drill import Echo, drill
-from streamnode.bench.e2e import memory, node_file, pooled, times
+from streamnode.bench.e2e import pooled, times
+from streamnode.bench.rig import Rig
 from streamnode.bench.senders import shares
 from streamnode.bench.soak import played, write_tape
 from streamnode.bench.streams import Trial, added, largest
@@ -70,22 +71,10 @@ def test_what_passing_together_adds_is_the_difference_of_two_trials() -> None:
     assert (added(together, one).p50_ms, added(together, one).p99_ms) == (1.5, -8.0)
 
 
-@pytest.mark.parametrize("n_streams", [1, 3])
-@pytest.mark.parametrize("model", ["luna-base", "eegpt-large"])
-def test_the_node_of_the_rig_is_one_that_runs(model: str, n_streams: int, tmp_path: Path) -> None:
-    """Its file passes the checks of any other, with a label for each of several streams."""
-    names = [f"s{number}" for number in range(n_streams)]
-    path = tmp_path / "node.yaml"
-    path.write_text(json.dumps(node_file(model, names, mqtt_port=1, http_port=2, hop_s=0.25)))  # JSON is YAML
-    node = config.load(path)
-    assert [source.label for source in node.streams] == names
-    assert (f"{node.model.kind}-{node.model.variant}", node.epoch.hop_s) == (model, 0.25)
-
-
 def test_the_node_of_a_soak_plays_recordings(tmp_path: Path) -> None:
     """Its file passes the checks of any other; each stream plays the tape, which is EEG in microvolts, for ever."""
     tape = write_tape(tmp_path / "tape.csv", 3)
-    rigged = node_file("luna-base", ["a", "b"], mqtt_port=1, http_port=2, hop_s=1.0)
+    rigged = Rig(tmp_path, mqtt_port=1, http_port=2).node_file("luna-base", ["a", "b"], hop_s=1.0)
     path = tmp_path / "node.yaml"
     path.write_text(json.dumps(played(rigged, ["a", "b"], tape, speed=20.0)))  # JSON is YAML
     node = config.load(path)
@@ -129,10 +118,3 @@ def test_streams_are_out_of_phase_unless_all_together() -> None:
     assert len(set(apart)) == 16
     assert 0 <= min(apart) <= max(apart) < 1
     assert shares(3, "together") == [0.0, 0.0, 0.0]
-
-
-def test_memory_is_held_against_time() -> None:
-    """A megabyte a minute is sixty an hour."""
-    grown = memory([100.0, 101.0, 102.0], seconds=120.0)
-    assert (grown.start, grown.end, grown.most) == (100.0, 102.0, 102.0)
-    assert grown.per_hour == pytest.approx(60.0)

@@ -1,14 +1,7 @@
-"""Recordings through the same signal path, guard and engine as live streams, as fast as they go.
-
-The epochs are those that a live stream of the same samples yields, and with one epoch to a forward pass (`batch` 1) so
-is, on the same machine, every bit of what the model says of them, unless live they passed it together with epochs of
-other streams or shared patches with the one before: then the last bits differ. All that a `NodeConfig` asks of a stream
-may be asked of a recording; and of a recording alone that it be prepared as a whole (`signal.mode` `recording`).
-"""
+"""One recording through signal path, guard and model."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -24,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamnode import build
-from streamnode.config import EpochConfig, ModelConfig
-from streamnode.config.tree import NodeSection, SignalConfig, ZunaConfig
+from streamnode.config import EpochConfig, ModelConfig, NodeSection, SignalConfig, ZunaConfig
 from streamnode.errors import ConfigError, ContractError
 from streamnode.montage import clean_name, some
 from streamnode.pipeline import Session
-from streamnode.results import Results, load_settings, write, written_whole
+from streamnode.results import Results
 from streamnode.signal.guard import Verdict
 from streamnode.signal.level import Squares
 from streamnode.signal.mains import LISTEN_S, detect_mains
 from streamnode.signal.path import EpochStream, MarkerEpochs, RecordingEpochs
-from streamnode.sources.pacing import Annotation
-from streamnode.sources.replay import Recording, read, write_fif
+from streamnode.sources.replay import Recording
 from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, Marker, OutputName, StreamInfo
 
 if TYPE_CHECKING:
@@ -366,220 +356,3 @@ def _rmse(drawn: Float32Array, original: Float32Array) -> Float32Array:
     """`(n_epochs, n_chans)`; channels that only the model knows of have nothing to be compared with."""
     rmse: Float32Array = np.sqrt(np.mean((drawn[:, : original.shape[1]] - original) ** 2, axis=2))
     return rmse
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-def run_file(
-    path: Path,
-    target: Path,
-    engine: Engine,
-    plan: Plan,
-    *,
-    overwrite: bool = False,
-    on_epochs: OnEpochs = lambda *_: None,
-) -> Outcome | None:
-    """Read a recording, take it through signal path and model, and write what came of it.
-
-    Args:
-        path: of the recording.
-        target: `.safetensors` or `.parquet` for results, `.fif` for the reconstruction alone.
-        engine: the model of the plan.
-        plan: what happens.
-        overwrite: replace what is there, unless it is what would be written.
-        on_epochs: called after every forward pass with the number of epochs done and expected.
-
-    Returns:
-        None where the results are there already.
-
-    Raises:
-        ConfigError: the file cannot be read, the plan does not fit, or other results are in the way.
-        ContractError: recording and model do not fit, or the recording has not one whole epoch.
-        SinkError: the target cannot be written.
-    """
-    settings, watch = settings_of(path, engine, plan), Stopwatch()
-    if target.exists() and _is_done(target, settings, overwrite=overwrite):
-        return None
-    with watch("read"):
-        recording = read(path, picks=_channels(plan.signal), **plan.reading)
-    outcome = process(recording, engine, plan, watch=watch, on_epochs=on_epochs)
-    with watch("write"), written_whole(target) as part:
-        if target.suffix == ".fif":
-            write_fif(part, reconstruction_of(recording, outcome))
-        else:
-            write(part, replace(outcome.results, settings={**settings, **outcome.results.settings}))
-    return outcome
-
-
-def reconstruction_of(recording: Recording, outcome: Outcome) -> Recording:
-    """Reconstructed epochs that do not overlap as a recording; zero where one was left out.
-
-    The annotations come with it, and `rebuilt/Cz` marks where a channel has nothing but the model behind it.
-    """
-    tables, meta = outcome.results.tables, outcome.results.meta
-    assert meta.reconstructed is not None
-    data, t0 = continuous(outcome.results, "reconstruction").T, float(tables["epoch/t0"][0])
-    events = [event._replace(t_s=event.t_s - t0) for event in recording.annotations if event.t_s >= t0]
-    events += _rebuilt_spans(outcome.results, meta.reconstructed.ch_names)
-    info = replace(recording.info, sfreq=meta.sfreq, montage=meta.reconstructed)
-    return Recording(info, np.ascontiguousarray(data), tuple(sorted(events)))
-
-
-def continuous(results: Results, name: str) -> Float32Array:
-    """`(n_rows, n_times)`: epochs of a table that do not overlap, each in its place; zero where one was left out."""
-    rows, epochs = results.tables["epoch/start"] - results.tables["epoch/start"][0], results.tables[name]
-    data = np.zeros((epochs.shape[1], rows[-1] + epochs.shape[2]), np.float32)
-    for row, epoch in zip(rows, epochs, strict=True):
-        data[:, row : row + epoch.shape[1]] = epoch
-    return data
-
-
-def before_and_after(results: Results) -> tuple[Float32Array, Float32Array, list[str]]:
-    """The channels that were rebuilt in any epoch, `(n_rows, n_times)` each, and their names; NaN where none was."""
-    tables, drawn = results.tables, results.meta.reconstructed
-    if drawn is None or "rebuilt" not in tables:
-        return _NO_DATA, _NO_DATA, []
-    rows = np.flatnonzero(tables["rebuilt"].any(axis=0))
-    before, after = continuous(results, "original"), continuous(results, "reconstruction")
-    before = np.pad(before, ((0, len(after) - len(before)), (0, 0)), constant_values=np.nan)
-    return before[rows], after[rows], [drawn.ch_names[row] for row in rows]
-
-
-def _rebuilt_spans(results: Results, ch_names: Sequence[str]) -> Iterator[Annotation]:
-    """From when to when each channel was rebuilt."""
-    tables, duration_s = results.tables, results.meta.duration_s
-    for name, rebuilt in zip(ch_names, tables.get("rebuilt", np.empty((0, 0))).T, strict=False):
-        t0 = tables["epoch/t0"][rebuilt] - tables["epoch/t0"][0]
-        for span in np.split(t0, np.flatnonzero(np.diff(t0) > 1.5 * duration_s) + 1):
-            if len(span):
-                yield Annotation(float(span[0]), float(span[-1] - span[0]) + duration_s, f"rebuilt/{name}")
-
-
-def settings_of(path: Path, engine: Engine, plan: Plan) -> dict[str, Any]:
-    """All that the results of a file follow from, as JSON; device, threads and batch change only the last digits.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    files = [path, path.with_suffix(".fdt")]  # where EEGLAB keeps the samples
-    try:
-        stats = [(file.name, file.stat()) for file in files if file == path or file.is_file()]
-    except OSError as error:
-        raise ConfigError(f"{path} is not a file: give the path of a recording") from error
-    settings = {
-        "source": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
-        "weights": engine.weights.sha256 or engine.weights.source,
-        "model": plan.model.model_dump(
-            mode="json", exclude={"device", "threads", "compile", "max_batch", "weights", "revision", "sha256"}
-        ),
-        "epoch": plan.epoch.model_dump(mode="json"),
-        "signal": plan.signal.model_dump(mode="json"),
-        "reading": dict(plan.reading),
-        "bad": plan.bad,
-    }
-    as_read_back: dict[str, Any] = json.loads(json.dumps(settings))
-    return as_read_back
-
-
-def _is_done(target: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Whether the file that is there follows from these settings; if not, it must be one to overwrite."""
-    try:
-        found = {} if target.suffix == ".fif" else load_settings(target)
-    except ConfigError:
-        if not overwrite:
-            raise
-        return False
-    others = list(_differences(settings, found))
-    if others and not overwrite:
-        why = f"with other settings ({', '.join(others)})" if found else "before"
-        raise ConfigError(f"{target} was made {why}: choose another place, or overwrite it")
-    return not others
-
-
-def _differences(settings: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """Where the file that is there follows from something else, such as `signal.notch_hz`."""
-    for key, value in settings.items():
-        other = found.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from (f"{key}.{name}" for name in value if other.get(name) != value[name])
-        elif other != value:
-            yield key
-
-
-def _channels(signal: SignalConfig) -> tuple[str, ...] | None:
-    """The channels to read; None for all EEG. Where channels are picked, others are needed as a reference at most."""
-    if signal.picks is None:
-        return None
-    reference = signal.reference if isinstance(signal.reference, tuple) else ()
-    return tuple(dict.fromkeys(signal.picks + reference))
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """What to say of a run: how many epochs, how fast, and what can be told of the results at a glance."""
-    n_epochs, total_s = len(outcome.epoch_ms), sum(outcome.seconds.values())
-    names, tables = outcome.results.montage.ch_names, outcome.results.tables
-    said: dict[str, Any] = {
-        "epochs": n_epochs,
-        "runs": len(np.unique(tables["epoch/run"])),
-        "epochs_per_s": n_epochs / total_s,
-        "forward_share": outcome.seconds["inference"] / total_s,
-        "seconds": dict(outcome.seconds),
-    }
-    said |= outcome.results.settings.get("measured", {})
-    if "rmse_uv" in tables:
-        rmse = tables["rmse_uv"]
-        said["rmse_uv"] = {
-            "median": float(np.median(rmse)),
-            "channels": dict(zip(names, _root_mean_square(rmse, 0), strict=True)),
-            "epochs": _root_mean_square(rmse, 1),
-        }
-    if "attention" in tables:
-        said["attention"] = [_most_attended(query, names) for query in np.nanmean(tables["attention"], axis=(0, 1))]
-    return said
-
-
-def _root_mean_square(rmse: Float32Array, axis: int) -> list[float]:
-    values: list[float] = np.sqrt(np.mean(rmse.astype(np.float64) ** 2, axis=axis)).tolist()
-    return values
-
-
-def _most_attended(shares: Float32Array, names: Sequence[str]) -> dict[str, float]:
-    return {names[i]: float(shares[i]) for i in np.argsort(-shares)[:3]}
-
-
-def fewer_channels(outcome: Outcome) -> list[dict[str, Any]]:
-    """How the embedding of the first epochs holds up when the model sees fewer channels, evenly left out.
-
-    Returns:
-        For all, three quarters, half and a quarter of the channels: how many, milliseconds an epoch, the mean absolute
-        value, and the mean cosine with the embedding of all channels (None where their shapes differ).
-
-    Raises:
-        ContractError: there is no embedding, or the model does not take fewer channels.
-    """
-    model, sample = outcome.model, outcome.sample
-    if "embedding" not in model.outputs:
-        raise ContractError("without an embedding nothing can be said of fewer channels: add it to model.outputs")
-    n_chans, report = model.montage.n_chans, list[dict[str, Any]]()
-    whole = model.run(sample)["embedding"]
-    for n_kept in sorted({max(1, round(n_chans * share)) for share in (0.25, 0.5, 0.75, 1.0)}, reverse=True):
-        rows = tuple(int(row) for row in np.linspace(0, n_chans - 1, n_kept).round())
-        model.run_on(rows, sample[:1])  # binds the model to them
-        began = perf_counter()
-        some = model.run_on(rows, sample)["embedding"]
-        report.append(
-            {
-                "channels": n_kept,
-                "ms": 1e3 * (perf_counter() - began) / len(sample),
-                "mean_abs": float(np.abs(some).mean()),
-                "cosine": _mean_cosine(some, whole) if some.shape == whole.shape else None,
-            }
-        )
-    return report
-
-
-def _mean_cosine(a: Float32Array, b: Float32Array) -> float:
-    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.mean(np.sum(a * b, axis=1) / norms))

@@ -1,4 +1,4 @@
-"""Promises of `streamnode.charts`."""
+"""Charts of a run: the values drawn are the values given, and what is missing is said."""
 
 from __future__ import annotations
 
@@ -11,70 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
-from streamnode import charts
-from streamnode.charts import Run
+from streamnode.charts import run as charts
+from streamnode.charts.run import Run
+from streamnode.charts.scalp import project
 from streamnode.errors import ConfigError
-from streamnode.montage import make_montage
 from streamnode.types import Float64Array, Montage
-
-TEN_TWENTY = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"
-MONTAGES = {
-    2: make_montage(["C3", "C4"]),
-    19: make_montage(TEN_TWENTY.split()),
-    128: make_montage([f"{bank}{number}" for bank in "ABCD" for number in range(1, 33)], cap="biosemi128"),
-}
-
-
-def make_run(n_chans: int = 19, n_epochs: int = 6, n_queries: int = 4) -> Run:
-    """A run with everything: embeddings of 24 values, 3 patches, epochs of 2 s at 64 Hz."""
-    rng = np.random.default_rng(n_chans)
-    epochs = rng.normal(0, 30, (n_epochs, n_chans, 128)).astype(np.float32)
-    return Run(
-        title="luna-base, some.edf",
-        montage=MONTAGES[n_chans],
-        sfreq=64.0,
-        seconds={"read": 0.5, "signal": 0.25, "inference": 2.0, "write": 0.125},
-        epoch_ms=rng.gamma(9, 1, n_epochs),
-        arrays={
-            "embedding": rng.normal(1, 2, (n_epochs, 24)).astype(np.float32),
-            "attention": rng.dirichlet(np.ones(n_chans), (n_epochs, 3, n_queries)).astype(np.float32),
-            "reconstruction": (epochs + rng.normal(0, 5, epochs.shape)).astype(np.float32),
-        },
-        epochs=epochs,
-    )
-
-
-def drawn(figure: Figure | None) -> Figure:
-    assert figure is not None
-    return figure
-
-
-def panel(figure: Figure | None, title: str) -> Axes:
-    """The one panel whose title begins so."""
-    (ax,) = [ax for ax in drawn(figure).axes if ax.get_title().startswith(title)]
-    return ax
-
-
-def line(ax: Axes, label: str | int) -> Float64Array:
-    """The values of a line, by its label or its number."""
-    lines = {artist.get_label(): artist for artist in ax.lines}
-    return np.asarray((ax.lines[label] if isinstance(label, int) else lines[label]).get_ydata(), dtype=np.float64)
-
-
-def bars(ax: Axes) -> list[Rectangle]:
-    return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
-
-
-def note(figure: Figure | None) -> str:
-    return drawn(figure).get_supxlabel()
-
+from tests.charts import MONTAGES, bars, drawn, line, make_run, note, panel
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
 
@@ -93,15 +38,6 @@ def test_every_chart_becomes_a_png_of_sensible_size(tmp_path: Path) -> None:
             assert image.width == 1575
             assert 400 < image.height < 1800
             assert image.getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_comparison_becomes_a_png(tmp_path: Path) -> None:
-    """The comparison is written where it was asked for."""
-    data = make_run().arrays["reconstruction"][0]
-    charts.write_comparison(tmp_path / "charts" / "rebuilt.png", data, data + 1, TEN_TWENTY.split(), 64.0, ["Cz"])
-
-    with Image.open(tmp_path / "charts" / "rebuilt.png") as image:
-        assert image.format == "PNG"
 
 
 def test_what_cannot_be_drawn_is_not_drawn(tmp_path: Path) -> None:
@@ -145,7 +81,7 @@ def test_import_is_lazy_and_pyplot_is_left_alone() -> None:
     """Importing charts imports no matplotlib, and drawing one leaves its global state, pyplot, alone."""
     script = (
         "import sys, numpy as np\n"
-        "from streamnode.charts import Run, timing\n"
+        "from streamnode.charts.run import Run, timing\n"
         "from streamnode.montage import make_montage\n"
         "assert 'matplotlib' not in sys.modules\n"
         "timing(Run('', make_montage(['Cz']), 1.0, {'read': 1.0}, np.ones(1), {}, None))\n"
@@ -244,7 +180,7 @@ def test_attention_shows_the_mean_of_each_query_at_the_sensors() -> None:
         top = [run.montage.ch_names[channel] for channel in np.argsort(-shares[query])[:3]]
         assert ax.get_title() == f"Query {query}\n{', '.join(top)}"
         np.testing.assert_allclose(np.asarray(dots.get_array()), shares[query], rtol=1e-5)
-        np.testing.assert_allclose(np.asarray(dots.get_offsets()), charts.project(run.montage))
+        np.testing.assert_allclose(np.asarray(dots.get_offsets()), project(run.montage))
 
 
 @pytest.mark.parametrize(("n_epochs", "unit"), [(6, "Epoch"), (1, "Patch")])
@@ -280,32 +216,6 @@ def test_map_ends_where_sensors_say_nothing() -> None:
 
     assert np.isnan(field[:64]).all()
     assert np.isfinite(field[100]).any()
-
-
-def test_comparison_shows_the_first_seconds_of_rebuilt_channels() -> None:
-    """Each rebuilt channel gets its panel of at most ten seconds, and the new waveform decides the scale."""
-    rng = np.random.default_rng(0)
-    after = rng.normal(0, 10, (19, 1000))
-    before = after * np.where(np.arange(19) == 4, 1000, 1)[:, None]
-    before[7] = np.nan
-    figure = charts.comparison(before, after, TEN_TWENTY.split(), 64.0, ["Fz", "T7"])
-    figure.draw_without_rendering()
-
-    for name, row in {"Fz": 4, "T7": 7}.items():
-        np.testing.assert_array_equal(line(panel(figure, name), "before"), before[row, :640])
-        np.testing.assert_array_equal(line(panel(figure, name), "after"), after[row, :640])
-    low, high = panel(figure, "Fz").get_ylim()
-    assert low < after[4, :640].min() < after[4, :640].max() < high
-    assert high - low < 4 * np.ptp(after[4, :640])
-
-
-def test_comparison_of_many_channels_shows_some_and_says_so() -> None:
-    """Six panels are enough; the title tells how many there are."""
-    data = np.zeros((19, 64))
-    figure = charts.comparison(data, data + 1, TEN_TWENTY.split(), 64.0, TEN_TWENTY.split())
-
-    assert len(figure.axes) == 6
-    assert figure.get_suptitle() == "6 of 19 rebuilt channels, the first 1 s"
 
 
 # ---- What is missing -------------------------------------------------------------------------------------------------
@@ -412,71 +322,6 @@ def test_dollars_are_not_formulas(draw: Callable[[Run], Figure | None]) -> None:
     figure.draw_without_rendering()
 
     assert figure.get_suptitle() == r"\$\bad{\$"
-
-
-# ---- Mathematics -----------------------------------------------------------------------------------------------------
-
-coefficients = st.floats(-10, 10)
-
-
-@given(coefficients, coefficients, coefficients)
-def test_spline_reproduces_a_linear_field(constant: float, right: float, front: float) -> None:
-    """What is linear over the sensors is the same plane between and beyond them."""
-    xy = charts.project(MONTAGES[19])
-    at = np.random.default_rng(0).uniform(-150, 150, (40, 2))
-    gradient = np.array([right, front])
-
-    field = charts.interpolate(xy, (constant + xy @ gradient)[:, None], at)
-
-    assert field is not None
-    np.testing.assert_allclose(field[:, 0], constant + at @ gradient, atol=1e-6)
-
-
-def test_spline_passes_through_what_was_measured() -> None:
-    """Any values come back at their sensors, and sensors that share a place yield their mean."""
-    xy = charts.project(MONTAGES[19])
-    values = np.random.default_rng(0).normal(size=(19, 2))
-    doubled = np.vstack([xy, xy[:1]])
-
-    field = charts.interpolate(xy, values, xy)
-    shared = charts.interpolate(doubled, np.vstack([values, values[:1] + 1]), xy)
-
-    assert field is not None
-    assert shared is not None
-    np.testing.assert_allclose(field, values, atol=1e-6)
-    np.testing.assert_allclose(shared[0], values[0] + 0.5, atol=1e-6)
-
-
-@pytest.mark.parametrize("names", ["Cz", "C3 C4", "Fz Cz Pz Oz"])
-def test_spline_needs_a_plane(names: str) -> None:
-    """Sensors on a line, which 10-20 labels are to within a degree, tell nothing of what lies beside it."""
-    xy = charts.project(make_montage(names.split()))
-
-    assert charts.interpolate(xy, np.ones((len(xy), 1)), xy) is None
-
-
-def test_projection_keeps_distance_and_direction_from_the_vertex() -> None:
-    """On a sphere, degrees of arc from the vertex become distance from the middle; below the equator too."""
-    arc, azimuth = np.linspace(0, 130, 20), np.linspace(0, 2 * np.pi, 20)
-    polar = np.radians(arc)
-    sphere = np.column_stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)])
-    montage = Montage(tuple(f"E{n}" for n in range(21)), np.vstack([0.09 * sphere + [0.001, 0.02, 0.05], [np.nan] * 3]))
-
-    xy = charts.project(montage)
-
-    expected = arc[:, None] * np.column_stack([np.cos(azimuth), np.sin(azimuth)])
-    np.testing.assert_allclose(xy[:20], expected, atol=1e-6)
-    assert np.isnan(xy[20]).all()
-
-
-@pytest.mark.parametrize("names", [TEN_TWENTY, "Cz T7 T8 Fp1 Fp2 O1"])
-def test_projection_puts_electrodes_where_they_are_drawn_everywhere(names: str) -> None:
-    """Cz is in the middle, T7 at the left edge of the head and Fp2 at the front right, of many electrodes or few."""
-    places = dict(zip(names.split(), charts.project(make_montage(names.split())), strict=True))
-
-    assert np.hypot(*places["Cz"]) < 10
-    assert places["T7"] == pytest.approx([-97, 0], abs=4)
-    assert places["Fp2"] == pytest.approx([27, 93], abs=4)
 
 
 def test_components_keep_the_distances_of_what_lies_in_a_plane() -> None:

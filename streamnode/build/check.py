@@ -1,0 +1,82 @@
+"""What can be told of a configuration before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamnode.build.ends import synthetic_eeg
+from streamnode.build.session import load_weights, model_name, pairs_of, patch_reuse, signal_path
+from streamnode.config import (
+    ModelConfig,
+    MqttSinkConfig,
+    NodeConfig,
+    ReplaySourceConfig,
+    SourceConfig,
+    SyntheticSourceConfig,
+)
+from streamnode.errors import ContractError, WeightsError
+from streamnode.inference.reuse import stride_of
+from streamnode.models import catalog, weights
+from streamnode.models.catalog import LoadedModel
+from streamnode.montage import clean_name, coverage, make_montage
+from streamnode.sources.replay import read
+from streamnode.types import ModelSpec, StreamInfo
+
+
+def check(config: NodeConfig) -> Iterator[str]:
+    """What can be told of a configuration without opening a stream, a line each.
+
+    Raises:
+        StreamnodeError: the first thing that would keep the node from running.
+    """
+    name = model_name(config.model)
+    spec = catalog.CATALOG[name].spec
+    if config.epoch.duration_s not in spec.durations:
+        trained = ", ".join(f"{duration:g}" for duration in spec.durations)
+        yield f"note: {spec.name} was trained on epochs of {trained} s, not {config.epoch.duration_s:g} s"
+    if spec.notch and config.signal.notch_hz is None:
+        yield f"note: {spec.name} was trained on notched data; set signal.notch_hz to auto, 50 or 60"
+    for source in config.streams:
+        info = declared_stream(config, source, spec)
+        what = f"channels of {source.label}" if config.sources else "channels"
+        if info is None:
+            yield f"{what}: known once the stream is there"
+        else:
+            path = signal_path(config, spec, info)
+            yield f"{what}: {coverage(path.info.montage)}; signal: {' -> '.join(path.describe())}"
+    for sink in config.sinks:
+        if isinstance(sink, MqttSinkConfig) and sink.password is not None:
+            sink.password.resolve()
+    loaded = _check_weights(config.model)
+    yield f"model: {loaded.name} from {loaded.info.source}" + (" (untrained)" if loaded.info.untrained else "")
+    if reuse := patch_reuse(config, spec, stride_of(loaded.model))[1]:
+        yield f"epochs: {reuse}"
+
+
+def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -> StreamInfo | None:
+    """A stream as far as the configuration itself tells its channels; None if it does not."""
+    match source:
+        case ReplaySourceConfig(file=file):
+            return read(file).info
+        case SyntheticSourceConfig():
+            return synthetic_eeg(source).info
+    pairs = pairs_of(config.signal.bipolar)
+    electrodes = list(dict.fromkeys(name for pair in pairs for name in clean_name(pair).split("-"))) if pairs else None
+    names = config.signal.picks or electrodes
+    if names is None:
+        return None
+    return StreamInfo("declared", "", "EEG", spec.sfreq, make_montage(names))
+
+
+def _check_weights(model: ModelConfig) -> LoadedModel:
+    """Load the weights if they are on disk. Raises `WeightsError` if they are not, or are wrong."""
+    name = model_name(model)
+    if model.weights == "hub" and weights.cached_path(catalog.CATALOG[name].hub, model.revision) is None:
+        raise WeightsError(f"the weights of {name} are not on disk: run `streamnode weights pull {name}`")
+    loaded = load_weights(model)
+    if missing := [output for output in model.outputs if output not in loaded.model.available_outputs]:
+        raise ContractError(
+            f"the weights of {name} ({loaded.info.source}) have no head for {', '.join(missing)}: "
+            f"ask for some of {', '.join(loaded.model.available_outputs)} in model.outputs"
+        )
+    return loaded
