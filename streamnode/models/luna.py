@@ -231,16 +231,27 @@ class FrequencyEmbed(nn.Module):
 
     def __init__(self, embed_dim: int, patch: int) -> None:
         super().__init__()
+        self.patch = patch
         self.frequency_to_embed = Mlp(patch + 2, 4 * (patch + 2), embed_dim)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def bind(self) -> Tensor:
+        """The matrix `(patch + 2, patch + 2)` that parts a spectrum, of real and imaginary parts in turn, into the two.
+
+        Imaginary parts at DC and Nyquist become exact zeros: rounding there, which differs between FFTs, would flip a
+        phase of pi to -pi.
+        """
+        n = self.patch // 2 + 1
+        parting = torch.eye(2 * n).reshape(n, 2, 2 * n).transpose(0, 1).flatten(0, 1)
+        parting[[n, -1]] = 0
+        return parting.to(self.frequency_to_embed.fc1.bias)
+
+    def forward(self, rows: Tensor, parting: Tensor) -> Tensor:
         """Patches `(B, R, patch)` in float32 or float64 to `(B, R, D)`."""
-        spectrum = torch.fft.rfft(rows)
-        real = spectrum.real.contiguous()  # not between the imaginary parts, where atan2 would take one at a time
-        # Exact zeros at DC and Nyquist: rounding there, which differs between FFTs, would flip a phase of pi to -pi.
-        imag = F.pad(spectrum.imag[..., 1:-1], (1, 1))
-        features = torch.cat((torch.hypot(real, imag), torch.atan2(imag, real)), dim=-1)
-        return cast("Tensor", self.frequency_to_embed(features))
+        spectrum = torch.view_as_real(torch.fft.rfft(rows)).flatten(-2)
+        # A product leaves patch beside patch in memory, so that arc tangents are taken of many at once.
+        real, imag = (parting @ spectrum.mT).chunk(2, dim=-2)
+        features = torch.cat((torch.hypot(real, imag), torch.atan2(imag, real)), dim=-2)
+        return cast("Tensor", self.frequency_to_embed(features.mT.contiguous()))
 
 
 def scale_locations(ch_pos: Tensor) -> Tensor:
@@ -287,7 +298,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Self-attention over `(..., n, width)`."""
-        return self.merge(F.scaled_dot_product_attention(*self.project(x, "qkv")))
+        return self.merge(attend(*self.project(x, "qkv")))
 
 
 def split_heads(x: Tensor, n_parts: int, n_heads: int) -> Tensor:
@@ -363,7 +374,7 @@ class ChannelUnifier(nn.Module):
     def forward(self, tokens: Tensor, binding: UnifierBinding) -> tuple[Tensor, Tensor]:
         """`(N, C, D)` to unified tokens `(N, Q, D)`, and how much each head of each query took `(N, Q, H, C)`."""
         tokens = F.layer_norm(tokens, tokens.shape[-1:])
-        scores = F.linear(tokens, binding.scorers).mT.softmax(-1)
+        scores = torch.matmul(binding.scorers, tokens.mT).softmax(-1)
         n, n_queries = len(tokens), self.query_embed.shape[1]
         x = F.linear(torch.bmm(scores, tokens).reshape(n, n_queries, -1), binding.weight, binding.bias)
         scores = scores.reshape(n, n_queries, self.cross_attention.n_heads, -1)
@@ -444,7 +455,7 @@ class DecoderLayer(nn.Module):
 
     def bind(self, channels: Tensor) -> tuple[Tensor, Tensor]:
         """All that precedes the first look at the signal: channels `(C, D)` and their queries `(H, C, D / H)`."""
-        channels = channels + self.self_attn(self.norm1(channels))
+        channels = channels + self.self_attn(self.norm1(channels)[None])[0]
         (queries,) = self.multihead_attn.project(self.norm2(channels), "q")
         return channels, queries
 
@@ -500,6 +511,7 @@ class LunaBinding:
     Attributes:
         location: `(C, D)` where each channel sits.
         patch_layers: weight and bias of the linear layers that the convolutions are.
+        parting: of the spectrum of a patch, see `FrequencyEmbed`.
         unifier: how its queries read the channels.
         freqs: `(L, E / heads / 2)` of the rotary embedding of each layer.
         channels: `(C, D)` what the decoder starts from; None when no reconstruction is wanted.
@@ -508,6 +520,7 @@ class LunaBinding:
 
     location: Tensor
     patch_layers: tuple[tuple[Tensor, Tensor], ...]
+    parting: Tensor
     unifier: UnifierBinding
     freqs: Tensor
     channels: Tensor | None = None
@@ -576,7 +589,7 @@ class LUNA(nn.Module):
         # The waves are made on the CPU, so that every device starts from the same bits.
         location = self.channel_location_embedder(encode_locations(ch_pos, self.config.embed_dim).to(self.mask_token))
         freqs = torch.stack([cast("Block", block).attn.rotary_emb.freqs for block in self.blocks])
-        binding = LunaBinding(location, self.patch_embed.bind(), self.cross_attn.bind(), freqs)
+        binding = LunaBinding(location, self.patch_embed.bind(), self.freq_embed.bind(), self.cross_attn.bind(), freqs)
         if "reconstruction" not in outputs:
             return binding
         channels = location
@@ -651,7 +664,7 @@ class LUNA(nn.Module):
     def tokenize(self, z: Tensor, binding: LunaBinding) -> Tensor:
         """One token per channel and patch: `(B, C, T)` to `(B * S, C, D)`, epoch by epoch."""
         rows = z.reshape(*z.shape[:2], -1, self.config.patch).transpose(1, 2).flatten(1, 2)
-        tokens = self.patch_embed(rows, binding.patch_layers) + self.freq_embed(rows)
+        tokens = self.patch_embed(rows, binding.patch_layers) + self.freq_embed(rows, binding.parting)
         return cast("Tensor", tokens.reshape(-1, *binding.location.shape) + binding.location)
 
     def _refuse_misfit(self, z: Tensor, binding: LunaBinding, outputs: Collection[OutputName]) -> None:
