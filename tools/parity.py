@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -85,13 +85,15 @@ class Pair(ABC):
 
     Attributes:
         family: which of ours it is.
-        shape: of an epoch, `(n_chans, n_times)`.
+        ch_names: of an epoch.
+        shape: of it, `(n_chans, n_times)`.
         model: what to call it.
         config: its sizes.
         theirs: the network in the other code, with any weights.
     """
 
     family: ClassVar[Family]
+    ch_names: ClassVar[Sequence[str]]
     shape: ClassVar[tuple[int, int]]
     model: str
     config: Any
@@ -281,6 +283,7 @@ class LunaPair(Pair):
 
     vocabulary: dict[str, int]
     family: ClassVar[Family] = FAMILIES["luna"]
+    ch_names: ClassVar[Sequence[str]] = TUEG22
     shape: ClassVar[tuple[int, int]] = (len(TUEG22), 1280)
 
     @property
@@ -303,8 +306,8 @@ class LunaPair(Pair):
 
     def their_parts(self, network: Any, x_uv: Tensor) -> Parts:
         """See `Pair`."""
-        ch_pos = torch.tensor(make_montage(TUEG22).ch_pos, dtype=torch.float32).expand(BATCH, -1, -1)
-        rows = torch.tensor([self.vocabulary[name] for name in TUEG22]).expand(BATCH, -1)
+        ch_pos = torch.tensor(make_montage(TUEG22).ch_pos, dtype=torch.float32).expand(len(x_uv), -1, -1)
+        rows = torch.tensor([self.vocabulary[name] for name in TUEG22]).expand(len(x_uv), -1)
         z = (x_uv - x_uv.mean(-1, keepdim=True)) / (x_uv.std(-1, keepdim=True) + 1e-8)
         with listening(network, self.modules) as heard:
             result, _, *attention = network(z, None, ch_pos, rows)
@@ -355,6 +358,7 @@ class EegDinoPair(Pair):
     """Against braindecode."""
 
     family: ClassVar[Family] = FAMILIES["eegdino"]
+    ch_names: ClassVar[Sequence[str]] = eegdino.SLOTS
     shape: ClassVar[tuple[int, int]] = (len(eegdino.SLOTS), 1000)
 
     @property
@@ -405,6 +409,7 @@ class EegptPair(Pair):
     """Against braindecode."""
 
     family: ClassVar[Family] = FAMILIES["eegpt"]
+    ch_names: ClassVar[Sequence[str]] = eegpt.PROJECTED
     shape: ClassVar[tuple[int, int]] = (len(eegpt.PROJECTED), 1280)
 
     @property
@@ -468,6 +473,7 @@ class ZunaPair(Pair):
     to_bins: Callable[[Tensor, Tensor, int], Tensor]
     noise: Tensor
     family: ClassVar[Family] = FAMILIES["zuna"]
+    ch_names: ClassVar[Sequence[str]] = CHANNELS
     shape: ClassVar[tuple[int, int]] = (len(CHANNELS), 320)
 
     def our_parts(self, network: zuna.Zuna, x_uv: Tensor) -> Parts:
