@@ -26,7 +26,7 @@ _TOLERANCE = 1e-5  # of a float32 product; one that used bfloat16 is off by some
 CLEARLY = 1.2  # times faster that a setting must be, lest noise choose and the last bits of results change with it
 _PAIRS = 5  # alternating measurements of two settings
 _PATIENCE_S = 0.2  # after which fewer will do
-_SHORT_S = 0.02  # passes beyond gain from every thread
+_SHORT_S = 0.02  # passes beyond gain by every thread
 _one_at_a_time = RLock()  # the settings are those of the whole process
 _chosen: dict[Hashable, Setting] = {}
 
@@ -77,7 +77,8 @@ def choose(run: Callable[[], object], threads: int | None = None) -> Setting:
 
     Args:
         run: makes the pass, and not for the first time.
-        threads: None chooses their number too: for a short pass half of them, and half again, as long as that helps.
+        threads: None chooses their number too: for a short pass half of them, and half again, as long as that is not
+            clearly slower: what else a node has to do gains by every core that passes leave to it.
     """
     best, run_in = usual(threads), partial(_run_in, run)
     if permission_is_harmless():
@@ -85,7 +86,7 @@ def choose(run: Callable[[], object], threads: int | None = None) -> Setting:
         best = rival if speedup(run_in(best), run_in(rival)) > CLEARLY else best
     while threads is None and best.threads > 1 and _time(run_in(best)) < _SHORT_S:
         fewer = replace(best, threads=best.threads // 2)
-        if speedup(run_in(best), run_in(fewer)) <= CLEARLY:
+        if CLEARLY * speedup(run_in(best), run_in(fewer)) < 1:
             break
         best = fewer
     return best
