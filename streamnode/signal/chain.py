@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from streamnode.errors import ContractError
 from streamnode.montage import clean_name, some
 from streamnode.signal.channels import Bipolar, Pick, Rereference
-from streamnode.signal.filters import LinearPhaseLowpass, State, highpass, notch
+from streamnode.signal.filters import LinearPhaseLowpass, SosFilter, State, cascade, highpass, notch
 from streamnode.signal.resample import Resampler
 from streamnode.types import Chunk, ModelSpec, StreamInfo, Transform
 
@@ -64,12 +65,13 @@ class Chain:
         self.info = steps[-1].info if steps else info
         self.delay_s = sum(step.delay_s for step in steps)
         self.settling_s = sum(step.settling_s for step in steps)  # each rings on with what those before it let in
-        self._steps = tuple(steps)
+        self._labels = tuple(step.label for step in steps)
+        self._steps = tuple(_in_fewer_calls(steps))
         self._run: int | None = None
 
     def describe(self) -> tuple[str, ...]:
         """The transforms in words, in order."""
-        return tuple(step.label for step in self._steps)
+        return self._labels
 
     def reset(self) -> None:
         """Forget all past samples."""
@@ -104,6 +106,15 @@ class Chain:
 
     def _stateful(self) -> Iterator[tuple[int, Stateful]]:
         return ((i, step) for i, step in enumerate(self._steps) if isinstance(step, Stateful))
+
+
+def _in_fewer_calls(steps: Iterable[Step]) -> Iterator[Step]:
+    """The same transforms, neighbours that are second-order sections as one: of short chunks, the call is the cost."""
+    for are_sections, neighbours in groupby(steps, lambda step: isinstance(step, SosFilter)):
+        if are_sections:
+            yield cascade([step for step in neighbours if isinstance(step, SosFilter)])
+        else:
+            yield from neighbours
 
 
 class Wishes(TypedDict, total=False):

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy  # its signal module takes a second to import, which a node spends better on finding its stream
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
@@ -43,14 +42,15 @@ class SosFilter:
         self.info = info
         self.label = label
         self.settling_s = _settling_samples(sos) / info.sfreq
-        self._sos = sos
+        self.sos = sos
         self._unit_state = scipy.signal.sosfilt_zi(sos)[:, :, np.newaxis]
         self.reset()
 
     def reset(self) -> None:
         """Start again from the next sample."""
-        self._state: Float64Array = np.zeros((len(self._sos), 2, self.info.n_chans))
+        self._state: Float64Array = np.zeros((len(self.sos), 2, self.info.n_chans))
         self._held: Float64Array = np.full(self.info.n_chans, np.nan)  # the last finite sample of each channel
+        self._all_started = False  # and seen to have: each channel has had a finite sample
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """Filter the next samples, in float64."""
@@ -58,10 +58,15 @@ class SosFilter:
         if not len(data):
             return replace(chunk, info=self.info, data=data)
         finite = np.isfinite(data)
-        bridged = data if finite.all() else self._bridge(data, finite)
+        if finite.all() and self._all_started:  # as nearly always
+            self._held = data[-1].copy()  # lest a long chunk stay in memory for it
+            data, self._state = scipy.signal.sosfilt(self.sos, data, axis=0, zi=self._state)
+            return replace(chunk, info=self.info, data=data)
+        bridged = self._bridge(data, finite)
         for rows in self._stretches(bridged, finite):
-            data[rows], self._state = scipy.signal.sosfilt(self._sos, bridged[rows], axis=0, zi=self._state)
+            data[rows], self._state = scipy.signal.sosfilt(self.sos, bridged[rows], axis=0, zi=self._state)
         data[~finite] = np.nan
+        self._all_started = not np.isnan(self._held).any()
         return replace(chunk, info=self.info, data=data)
 
     def state(self) -> State:
@@ -93,6 +98,18 @@ class SosFilter:
         held = np.nan_to_num(self._held)[np.newaxis]
         source = np.where(finite, np.arange(1, len(data) + 1)[:, np.newaxis], 0)
         return np.take_along_axis(np.concatenate([held, data]), np.maximum.accumulate(source, axis=0), axis=0)
+
+
+def cascade(filters: Sequence[SosFilter]) -> SosFilter:
+    """Filters one behind the other as one: the same sections in the same order, for the cost of one call of scipy.
+
+    Each sees samples that are no numbers as the first of them does; `settling_s` is that of the slowest.
+
+    Args:
+        filters: at least one, each of the stream that comes out of the one before it.
+    """
+    sections = np.concatenate([each.sos for each in filters])
+    return SosFilter(filters[-1].info, sections, ", ".join(each.label for each in filters))
 
 
 def highpass(info: StreamInfo, l_freq: float, order: int) -> SosFilter:
@@ -169,7 +186,7 @@ class LinearPhaseLowpass:
         data = np.concatenate([self._past, chunk.data])
         n_out = max(0, len(data) - 2 * self._delay)
         if n_out:
-            filtered = np.einsum("nck,k->nc", sliding_window_view(data, len(self._taps), axis=0), self._taps)
+            filtered = np.einsum("nck,k->nc", _windows(data, len(self._taps)), self._taps)
         else:
             filtered = np.empty((0, data.shape[1]))
         self._past = data[n_out:].copy()
@@ -184,6 +201,15 @@ class LinearPhaseLowpass:
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken."""
         self._past = state["past"].copy() if state else None
+
+
+def _windows(data: Float64Array, n_times: int) -> Float64Array:
+    """All windows of so many samples, `(n_windows, n_chans, n_times)`: a view, as numpy's `sliding_window_view`.
+
+    That one takes longer than to multiply what a short chunk has of them.
+    """
+    rows, columns = data.strides
+    return np.ndarray((len(data) - n_times + 1, data.shape[1], n_times), data.dtype, data, 0, (rows, columns, rows))
 
 
 def _butterworth(
