@@ -74,6 +74,8 @@ class Link(aiomqtt.Client):
             raise aiomqtt.MqttError(paho.error_string(info.rc))
         acknowledged = self._acknowledged[info.mid] = self._loop.create_future()
         try:
+            await asyncio.sleep(0)  # the other sinks of this result go first, lest they wait for a system call
+            self._client.loop_write()  # not when the loop finds the socket writable, for which it takes several turns
             async with asyncio.timeout(_ANSWER_S):
                 reason = await acknowledged
         except TimeoutError:
@@ -126,10 +128,13 @@ class Link(aiomqtt.Client):
             acknowledged.set_result(reason_code)
 
     def _on_socket_register_write(self, client: paho.Client, _userdata: Any, sock: Any) -> None:
-        """Called by paho; the base class watches the descriptor even if it was closed, or reused, meanwhile."""
+        """Called by paho; the base class watches the descriptor even if it was closed, or reused, meanwhile.
+
+        Nor is there anything to watch for once `send` has written all: paho would not say again that it is done.
+        """
 
         def watch() -> None:
-            if sock.fileno() != -1:
+            if sock.fileno() != -1 and client.want_write():
                 self._loop.add_writer(sock, client.loop_write)
 
         self._loop.call_soon_threadsafe(watch)

@@ -83,6 +83,20 @@ def value(metrics: Metrics, name: str) -> float | None:
 
 
 @needs_mosquitto
+async def test_result_is_sent_at_once(mosquitto: Mosquitto) -> None:
+    """With QoS 0 one turn of the event loop passes before the socket has a result, and none is asked for after."""
+    async with subscriber(mosquitto.url) as inbox, mqtt_sink(mosquitto.url, Metrics()) as sink:
+        publishing = sink.publish(RESULT)
+        assert publishing.send(None) is None  # not a future that it would have to wait for
+        with pytest.raises(StopIteration):
+            publishing.send(None)
+        assert_same(wire.decode(bytes((await inbox.get("output")).payload), "cbor"), RESULT)
+        assert sink._link is not None
+        sock: Any = sink._link._client.socket()
+        assert not asyncio.get_running_loop().remove_writer(sock)
+
+
+@needs_mosquitto
 @pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize("payload", ["cbor", "json"])
 async def test_result_arrives_bit_exact(mosquitto: Mosquitto, payload: Any, qos: int) -> None:
