@@ -7,7 +7,8 @@ stream that has a model to itself never waits.
 Simulated with passes of (2.2 + 2.3 n) to (4.3 + 8.2 n) ms for n epochs, 16 to 64 streams at random moments of the hop:
 to wait for 5 ms makes the median epoch up to 2 ms later than not to wait, and the 99th percentile of short passes 3 ms;
 2 ms cost nothing and save a tenth of the passes. Of streams that come at once, most share a pass in any case: those
-that find the model busy.
+that find the model busy. In a node with 16 streams at such moments, all company came within 0.5 ms: what one thread
+reads at one go. To give up after a lull saves those who wait in vain a millisecond, and no pass is made for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _PATIENCE_S, _SHARE = 0.002, 0.1  # the longest wait for company, and the most of a hop that it may take
+_LULL_S = 0.00075  # when nobody has come for so long, nobody will: streams read at one go come faster than that
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,8 @@ class Lobby(Generic[T]):
         if len(together) == first.max_batch or not self._is_company_due(together, patience):
             return 0.0
         last_call = min(request.expires for request in together) - patience
-        return max(0.0, min(first.t_added + patience, last_call) - now)
+        latest = max(request.t_added for request in together)
+        return max(0.0, min(first.t_added + patience, latest + _LULL_S, last_call) - now)
 
     def take_late(self, now: float) -> list[T]:
         """Those that are not worth a pass any more; they leave."""
