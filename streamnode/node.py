@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
                 worker = await stack.enter_async_context(Worker(build.clock, metrics))
                 pipelines = [_pipeline(config, source, loading, worker, metrics) for source in config.streams]
                 loading.add_done_callback(partial(_note_model, pipelines))
+                loading.add_done_callback(_collect_from_now_on)
                 if config.node.http is not None:
                     view = NodeView(config, [pipeline.status for pipeline in pipelines], metrics)
                     url = await stack.enter_async_context(serve(make_app(view), config.node.http))
@@ -98,6 +100,16 @@ def _note_model(pipelines: Sequence[Pipeline], loading: asyncio.Task[Engine]) ->
             pipeline.status.model = loading.result().name
 
 
+def _collect_from_now_on(_: asyncio.Task[Engine]) -> None:
+    """Have garbage collected, where whoever began has put it off, among what comes; what is there by now stays.
+
+    To look through all that, as Python does every so often, would keep epochs waiting for a third of a second.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
 async def run_until_signal(config: NodeConfig) -> None:
     """`run`, ended cleanly by SIGINT or SIGTERM; a second signal ends it at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -113,6 +125,7 @@ async def run_until_signal(config: NodeConfig) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    gc.disable()  # until the model is there: nothing of what is imported is garbage, and to look takes half a second
     try:
         # The small products of the signal path gain nothing from NumPy's threads, whose idling takes a whole core.
         with threadpool_limits(1, user_api="blas"):
@@ -121,6 +134,9 @@ async def run_until_signal(config: NodeConfig) -> None:
         if not signalled:
             raise
         log.info("stopped")
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def _first(errors: BaseExceptionGroup[StreamnodeError]) -> StreamnodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 from typing import NoReturn
@@ -192,6 +193,30 @@ async def test_broker_that_is_not_there_ends_the_node(tmp_path: Path) -> None:
     """A broker that refuses for `timeout_s` ends the node in one sentence."""
     with pytest.raises(SinkError, match=r"mqtt broker at 127\.0\.0\.1:\d+ .*start it or correct the sink's url"):
         await node.run(write(tmp_path, url=f"mqtt://127.0.0.1:{free_port()}"))
+
+
+async def test_garbage_is_collected_once_the_model_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a node starts no time goes into it; from then on what was there at the start is left alone."""
+    collecting: list[tuple[bool, bool]] = []
+
+    def load(_: config.ModelConfig) -> None:
+        collecting.append((gc.isenabled(), gc.get_freeze_count() > 0))
+
+    def open_session(*_: object) -> NoReturn:
+        collecting.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        raise ContractError("does not fit")
+
+    monkeypatch.setattr(build, "load_engine", load)
+    monkeypatch.setattr(node, "_note_model", lambda *_: None)
+    monkeypatch.setattr(build, "open_session", open_session)
+    eeg = SyntheticEeg(sfreq=256.0)
+    info = StreamInfo("tidy", f"tidy-{tmp_path.name}", "EEG", 256.0, eeg.info.montage)
+    async with amqtt_broker() as url:
+        with EegOutlet(info), pytest.raises(ContractError, match="does not fit"):
+            await node.run_until_signal(write(tmp_path, url=url, source_id=info.source_id))
+    assert collecting == [(False, False), (True, True)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize(
