@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer `(..., n_in)` to `(..., n_out)` whose weight may be bfloat16 where all else is float32."""
+    stored: Any = getattr(weight, "linear", None)  # a weight that has a way of its own
+    if stored is not None:
+        return cast("Tensor", stored(x, bias))
     if weight.dtype != torch.bfloat16 or x.dtype != torch.float32 or x.device.type != "cpu":  # autocast sees to GPUs
         return F.linear(x, weight, bias)
     return F.linear(x.bfloat16(), weight, None if bias is None else bias.bfloat16()).float()
