@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FAIR = 3  # comparisons before what took a minute to compile is given up
 _SUBSETS = 32  # montages with channels left out that stay bound
 _PACES = 2  # numbers of steps whose schedules, of some 2 MB a step, are kept
 _TYPICAL_S = 1.0  # of signal, whose products are large enough to be as fast as those of more
@@ -52,10 +53,11 @@ def _as_arrays(results: dict[OutputName, torch.Tensor]) -> dict[OutputName, Floa
 
 @dataclass(frozen=True, slots=True)
 class _Fast:
-    """A pass made for epochs of one shape `(n_chans, n_times)`."""
+    """A pass made for epochs of one shape `(n_chans, n_times)`, and the binding that overlapping ones go with."""
 
     encode: Encode
     shape: tuple[int, ...]
+    binding: Any
 
 
 class BoundModel:
@@ -133,7 +135,7 @@ class BoundModel:
     def _speed_up(self, epochs: Float32Array) -> _Fast | None:
         """Passes of whole epochs compiled or recorded, where that can be had and is faster."""
         x, engine = torch.from_numpy(epochs), self._engine
-        encode = engine.compile(self, x) if engine.compiles else None
+        encode, binding = (engine.compile(self, x) if engine.compiles else None) or (None, self.binding)
         if engine.device.type == "cuda" and not self.steps_one_by_one and not self.scaled_by_epoch:
             launch = encode or (lambda x: engine.run(x, self.binding, self.outputs))
             try:
@@ -144,11 +146,11 @@ class BoundModel:
         elif encode is not None and cpu.CLEARLY * (gain := self._gain(encode, x[:1])) < 1:
             log.info("%s is compiled but runs as it is, which is %.1f times faster", self.name, 1 / gain)
             return None
-        return encode and _Fast(encode, x.shape[1:])
+        return encode and _Fast(encode, x.shape[1:], binding)
 
     def _gain(self, encode: Encode, x: torch.Tensor) -> float:
         with torch.inference_mode(), self._set():
-            return cpu.speedup(lambda: self._pass(x.numpy()), lambda: encode(x))
+            return cpu.speedup(lambda: self._pass(x.numpy()), lambda: encode(x), least=_FAIR)
 
     def warm_up_batches(self, most: int) -> None:
         """Pass every number of epochs that may come together; to be called, after `warm_up`, in the thread of passes.
@@ -166,6 +168,11 @@ class BoundModel:
             if perf_counter() - began > _WARM_UP_S:
                 break
             self.run(self._made_up(self._duration_s, size))
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of a pass."""
+        return (self._setting or cpu.usual(self._engine.threads)).threads
 
     @property
     def steps_one_by_one(self) -> bool:
@@ -256,11 +263,11 @@ class BoundModel:
 
     def run_overlapping(self, epochs: Sequence[Epoch], caches: Sequence[PatchCache]) -> dict[OutputName, Float32Array]:
         """`run` of epochs of different streams, of which only the patches that their caches lack are computed."""
+        binding = self.binding if self._fast is None else self._fast.binding
 
         def infer(here: slice) -> dict[OutputName, Float32Array]:
             with self._set():
-                results = self._engine.run_overlapping(epochs[here], caches[here], self.binding, self.outputs)
-                return _as_arrays(results)
+                return _as_arrays(self._engine.run_overlapping(epochs[here], caches[here], binding, self.outputs))
 
         return self._in_batches(len(epochs), infer)
 

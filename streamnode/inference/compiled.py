@@ -92,7 +92,7 @@ def _machine() -> str:
     return f"{platform.system()} {platform.machine()} {flags} {gpu}"
 
 
-def prepare(encoding: Encoding, recipe: Recipe, x: Tensor, *, tolerance: float) -> Encode | None:
+def prepare(encoding: nn.Module, recipe: Recipe, x: Tensor, *, tolerance: float) -> Encode | None:
     """The compiled network, kept or made now, once it has shown to yield what the network itself does.
 
     Args:
@@ -120,7 +120,7 @@ class _NotCompiledError(Exception):
     """Why not, in words that say what to do."""
 
 
-def _prepare(encoding: Encoding, recipe: Recipe, x: Tensor, tolerance: float) -> Encode:
+def _prepare(encoding: nn.Module, recipe: Recipe, x: Tensor, tolerance: float) -> Encode:
     folder = _private(cache_folder().with_name("compiled"))
     path = _find(folder, recipe) or _compile(encoding, recipe, x, folder)
     encode = package.load(path)
@@ -156,7 +156,7 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _compile(encoding: Encoding, recipe: Recipe, x: Tensor, folder: Path) -> Path:
+def _compile(encoding: nn.Module, recipe: Recipe, x: Tensor, folder: Path) -> Path:
     """Make the package of a recipe."""
     from torch._inductor import aoti_compile_and_package, config  # noqa: PLC0415  (seconds)
     from torch._inductor.utils import fresh_cache  # noqa: PLC0415
@@ -181,7 +181,7 @@ def _compile(encoding: Encoding, recipe: Recipe, x: Tensor, folder: Path) -> Pat
 
 
 @torch.inference_mode()
-def _misfit(encode: Encode, encoding: Encoding, x: Tensor) -> float:
+def _misfit(encode: Encode, encoding: nn.Module, x: Tensor) -> float:
     """By how much the two differ, on one epoch and on several."""
     errors = [0.0]
     for batch in (x[:1], x):

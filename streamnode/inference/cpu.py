@@ -100,11 +100,14 @@ def _run_in(run: Callable[[], object], setting: Setting) -> Callable[[], object]
     return run_so
 
 
-def speedup(one: Callable[[], object], other: Callable[[], object]) -> float:
-    """How many times faster the other runs than the one, by the best of alternating runs; the one has run before."""
+def speedup(one: Callable[[], object], other: Callable[[], object], *, least: int = 1) -> float:
+    """How many times faster the other runs than the one, by the best of alternating runs; the one has run before.
+
+    Of runs that take long there are at least so many.
+    """
     other()
     began, pairs = perf_counter(), [(_time(one), _time(other))]
-    while len(pairs) < _PAIRS and perf_counter() - began < _PATIENCE_S:
+    while len(pairs) < least or (len(pairs) < _PAIRS and perf_counter() - began < _PATIENCE_S):
         pairs.append((_time(one), _time(other)))
     return min(took for took, _ in pairs) / min(took for _, took in pairs)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import Any, Literal, cast
 from weakref import WeakValueDictionary
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from streamnode.errors import ConfigError, ContractError
-from streamnode.inference import compiled, cpu, reuse
+from streamnode.inference import compiled, reuse
 from streamnode.inference.bound import BoundModel
 from streamnode.inference.compiled import Encode, Encoding, Recipe
 from streamnode.inference.cpu import Setting
@@ -29,7 +31,7 @@ from streamnode.inference.precision import (
     tolerance_of,
     use_on,
 )
-from streamnode.inference.reuse import PatchCache, Patchwise
+from streamnode.inference.reuse import MOST, EncodingOfPatches, PatchCache, Patchwise
 from streamnode.models import catalog
 from streamnode.models.catalog import LoadedModel
 from streamnode.models.family import Sampled
@@ -81,7 +83,8 @@ class Engine:
         self.spec: ModelSpec = loaded.model.SPEC
         self.weights: WeightsInfo = loaded.info
         lower(loaded.model, precision, self.device)
-        self._model = loaded.model.to(self.device)
+        # They come to the CPU; and packed ones would be unpacked, several times over, to be told to stay there.
+        self._model = loaded.model if self.device.type == "cpu" else loaded.model.to(self.device)
         self._bound: WeakValueDictionary[Hashable, BoundModel] = WeakValueDictionary()
         self._binding = Lock()
 
@@ -142,8 +145,12 @@ class Engine:
         with self.computing():
             return self._model.encode(x.to(self.device), binding, frozenset(outputs), **of_epochs)
 
-    def compile(self, bound: BoundModel, x: torch.Tensor) -> Encode | None:
-        """The pass of a bound model compiled for epochs like `(3, n_chans, n_times)`; None, having said why, if not."""
+    def compile(self, bound: BoundModel, x: torch.Tensor) -> tuple[Encode, Any] | None:
+        """The pass of a bound model compiled for epochs like `(3, n_chans, n_times)`; None, having said why, if not.
+
+        Beside it the binding for overlapping epochs. Of a network that looks at each patch alone it is that which is
+        compiled, so that one package, which holds the weights once more, serves whole epochs and overlapping ones.
+        """
         if self.precision == "int8":
             log.warning("products of int8 are not compiled: %s runs as it is", self.name)
             return None
@@ -153,7 +160,15 @@ class Engine:
         if bound.scaled_by_epoch:
             log.warning("%s is compiled with a std_uv of its own only: without one it runs as it is", self.name)
             return None
-        encoding = Encoding(plain_copy(self._model), bound.binding, bound.outputs)
+        network, binding, x = plain_copy(self._model), bound.binding, x.to(self.device)
+        if isinstance(network, Patchwise):
+            patches = network.prepare(x[..., : network.config.patch], binding)
+            encode = self._package(EncodingOfPatches(network, binding), bound, patches, MOST)
+            return encode and self._by_patch(encode, binding, bound.outputs)
+        encode = self._package(Encoding(network, binding, bound.outputs), bound, x, self.max_batch)
+        return encode and (encode, binding)
+
+    def _package(self, encoding: nn.Module, bound: BoundModel, x: torch.Tensor, most: int) -> Encode | None:
         recipe = Recipe(
             self.name,
             (
@@ -162,10 +177,15 @@ class Engine:
                 *(repr(bound.montage.ch_names), bound.montage.ch_pos.tobytes()),
                 *(repr(sorted(bound.outputs)), repr(sorted(bound.options.items()))),
             ),
-            max_batch=self.max_batch,
-            threads=cpu.usual(self.threads).threads,
+            max_batch=most,
+            threads=bound.threads,
         )
-        return compiled.prepare(encoding, recipe, x.to(self.device), tolerance=tolerance_of(self.precision))
+        return compiled.prepare(encoding, recipe, x, tolerance=tolerance_of(self.precision))
+
+    def _by_patch(self, encode: Encode, binding: Any, outputs: tuple[OutputName, ...]) -> tuple[Encode, Any]:
+        """Passes of whole epochs, and the binding for overlapping ones, through compiled patches."""
+        by_patch = replace(binding, compiled=lambda patches: encode(patches.contiguous())["tokens"])
+        return lambda x: self.run(x, by_patch, outputs), by_patch
 
     def halve_batches(self, n_epochs: int, error: RuntimeError) -> None:
         """Take half as many epochs at once from now on, if it was memory that so many lacked; other errors go on.

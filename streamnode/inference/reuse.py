@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamnode.types import Epoch, OutputName
 
 _AT_ONCE = 256  # patches: where many streams begin together, all of theirs are new
+MOST = 1 << 16  # patches of a pass that is compiled, which serves epochs of any length
 
 
 @runtime_checkable
@@ -34,9 +35,36 @@ class Patchwise(Protocol):
         ...
 
     @property
+    def prepare(self) -> Callable[..., Tensor]:
+        """`prepare(x_uv, binding)` makes of samples `(..., n_chans, n_times)` what patches are cut from."""
+        ...
+
+    @property
+    def forward(self) -> Callable[..., Tensor]:
+        """`forward(patches, binding)` makes tokens of prepared patches, unless the binding's `compiled` does."""
+        ...
+
+    @property
     def read_out(self) -> Callable[..., dict[OutputName, Tensor]]:
         """`read_out(tokens, binding, outputs)` makes outputs of the tokens `(n_epochs, n_patches, S, D)`."""
         ...
+
+
+class EncodingOfPatches(nn.Module):
+    """What is compiled of such a network: it serves whole epochs as well as those of which few patches are new.
+
+    Args:
+        network: with its weights.
+        binding: made outside of inference mode.
+    """
+
+    def __init__(self, network: Patchwise, binding: Any) -> None:
+        super().__init__()
+        self.network, self.binding = network, binding
+
+    def forward(self, x: Tensor) -> dict[OutputName, Tensor]:
+        """Prepared patches to their `tokens`."""
+        return {"tokens": self.network.forward(x, self.binding)}
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +125,7 @@ def encode(
     ]
     parts = torch.split(to_device(torch.cat(new)), _AT_ONCE)
     tokens_of_new = torch.cat([network.encode_patches(part, binding) for part in parts])
-    encoded = torch.split(tokens_of_new, [len(patches) for patches in new])
+    encoded = tokens_of_new.split_with_sizes([len(patches) for patches in new])
     # Each stream's tokens are memory of their own: a stream that pauses keeps no whole batch alive.
     whole = [
         last.clone() if first is None else torch.cat((first, last)) for first, last in zip(shared, encoded, strict=True)

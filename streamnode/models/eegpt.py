@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -336,6 +336,7 @@ class EegptBinding:
         scale: from microvolts to what the network takes.
         tail: what becomes of samples after the last whole patch.
         pool: what the embedding is made of.
+        compiled: what `Eegpt.forward` does for this binding, `(n, C, patch)` to `(n, S, D)`, in its place; or None.
     """
 
     n_chans: int
@@ -345,6 +346,7 @@ class EegptBinding:
     scale: float
     tail: Tail
     pool: Pool
+    compiled: Callable[[Tensor], Tensor] | None = None
 
 
 class Eegpt(nn.Module):
@@ -457,8 +459,8 @@ class Eegpt(nn.Module):
         """
         self._refuse_misfit(x_uv, binding)
         patches = cut_patches(self.prepare(x_uv, binding), self.config.patch, self.config.patch_stride, binding.tail)
-        tokens = self(patches.flatten(0, 1), binding).unflatten(0, patches.shape[:2])
-        return self.read_out(tokens, binding, outputs)
+        tokens = self._summaries(patches.flatten(0, 1), binding)
+        return self.read_out(tokens.reshape(*patches.shape[:2], *tokens.shape[1:]), binding, outputs)
 
     @staticmethod
     def spread(_name: OutputName, values: Tensor, _rows: Sequence[int], _n_chans: int, _: EegptBinding) -> Tensor:
@@ -468,7 +470,10 @@ class Eegpt(nn.Module):
     def encode_patches(self, patches_uv: Tensor, binding: EegptBinding) -> Tensor:
         """Summary tokens `(n, S, D)` of patches `(n, C, 64)` in microvolts to the average reference, of any epochs."""
         self._refuse_misfit(patches_uv, binding)
-        return cast("Tensor", self(self.prepare(patches_uv, binding), binding))
+        return self._summaries(self.prepare(patches_uv, binding), binding)
+
+    def _summaries(self, patches: Tensor, binding: EegptBinding) -> Tensor:
+        return cast("Tensor", self(patches, binding)) if binding.compiled is None else binding.compiled(patches)
 
     def prepare(self, x_uv: Tensor, binding: EegptBinding) -> Tensor:
         """Sample by sample what the patches are cut from: `(..., C, T)` microvolts scaled, mixed or picked."""

@@ -354,7 +354,7 @@ def test_a_compiled_network_runs_whole_epochs(monkeypatch: pytest.MonkeyPatch) -
         return encode
 
     monkeypatch.setattr(compiled, "prepare", prepare)
-    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_: 2.0)
+    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_, **_least: 2.0)
     model = load_model("luna-base", weights="random:0", ch_names=CH_NAMES, device="cpu", compile=True)
     shapes.clear()
     model.run(epochs_uv(2))
@@ -376,7 +376,7 @@ def test_what_is_not_compiled_runs_as_it_is(
 ) -> None:
     """Where compiling is not possible, or no gain, one sentence says so."""
     monkeypatch.setattr(compiled, "prepare", lambda *_, **__: pytest.fail)
-    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_: 0.5)
+    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_, **_least: 0.5)
     wishes: dict[str, Any] = {"weights": "random:0", "ch_names": CH_NAMES, "device": "cpu", "outputs": ("embedding",)}
     with caplog.at_level(logging.INFO, logger="streamnode"):
         model = load_model("luna-base", compile=True, **wishes, **options)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from streamnode.inference.engine import Engine
+from streamnode.inference.compiled import Encode, Recipe
+from streamnode.inference.engine import BoundModel, Engine
 from streamnode.inference.reuse import PatchCache, encode, stride_of
 from streamnode.models import eegpt, luna
 from streamnode.models.catalog import LoadedModel
@@ -37,8 +39,8 @@ def network(stride: int, dtype: torch.dtype = torch.float32) -> Eegpt:
     return model.eval().requires_grad_(requires_grad=False).to(dtype)
 
 
-def engine(stride: int) -> Engine:
-    return Engine(LoadedModel(network(stride), "eegpt-small", WeightsInfo("random:0")), device="cpu")
+def engine(stride: int, **wishes: Any) -> Engine:
+    return Engine(LoadedModel(network(stride), "eegpt-small", WeightsInfo("random:0")), device="cpu", **wishes)
 
 
 @lru_cache
@@ -57,6 +59,7 @@ class Counted:
     def __init__(self, stride: int) -> None:
         self.of = network(stride, torch.float64)
         self.config, self.read_out = self.of.config, self.of.read_out
+        self.prepare, self.forward = self.of.prepare, self.of.forward
         self.n_patches = self.largest = 0
 
     def encode_patches(self, patches_uv: Tensor, binding: Any) -> Tensor:
@@ -163,6 +166,49 @@ def test_when_memory_is_short_fewer_streams_pass_at_once(monkeypatch: pytest.Mon
         whole = bound.run(np.stack([one.data for one in epochs]))["embedding"]
         np.testing.assert_allclose(found, whole, rtol=0, atol=5e-6)
     assert tried == [4, 2, 2, 2, 2, 2, 2]
+
+
+def as_whole(bound: BoundModel, plain: BoundModel) -> None:
+    """Of whole epochs and of two that overlap, the one says what the other does."""
+    cache = PatchCache(64)
+    for start in (0, 64):
+        one = epoch(start)
+        whole = plain.run(one.data[None])
+        for found in (bound.run(one.data[None]), bound.run_overlapping([one], [cache])):
+            for name in OUTPUTS:
+                np.testing.assert_allclose(found[name], whole[name], rtol=0, atol=5e-6)
+
+
+def test_what_is_compiled_of_patches_serves_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole epochs and overlapping ones take the compiled way, number after number in memory as code expects them."""
+    numbers = list[int]()
+
+    def prepare(encoding: nn.Module, _: Recipe, __: Tensor, **_limits: float) -> Encode:
+        def encode(x: Tensor) -> dict[OutputName, Tensor]:
+            assert x.is_contiguous()
+            numbers.append(len(x))
+            return cast("dict[OutputName, Tensor]", encoding(x))
+
+        return encode
+
+    monkeypatch.setattr("streamnode.inference.compiled.prepare", prepare)
+    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_, **_least: 2.0)
+    plain = engine(64).bind(MONTAGE, OUTPUTS, duration_s=0)
+    bound = engine(64, compile=True).bind(MONTAGE, OUTPUTS, duration_s=2.0)
+    numbers.clear()
+    as_whole(bound, plain)
+    assert numbers == [8, 8, 8, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_patches_can_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One package serves any number of patches."""
+    monkeypatch.setenv("STREAMNODE_CACHE", str(tmp_path))
+    monkeypatch.setattr("streamnode.inference.cpu.speedup", lambda *_, **_least: 2.0)
+    plain = engine(64).bind(MONTAGE, OUTPUTS, duration_s=0)
+    as_whole(engine(64, compile=True).bind(MONTAGE, OUTPUTS, duration_s=2.0), plain)
+    assert len(list((tmp_path / "compiled").glob("*.pt2"))) == 1
 
 
 def test_only_networks_that_look_at_single_patches_have_a_stride() -> None:
