@@ -32,7 +32,9 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from streamnode.inference.engine import load_model
+from streamnode.inference.engine import Engine
+from streamnode.models import catalog
+from streamnode.montage import make_montage
 
 MODELS = tuple(job for job, (contender, _) in parity.JOBS.items() if contender.kind != "zuna")
 ROUNDS = 15
@@ -85,9 +87,9 @@ def measure(pair: parity.Pair, job: str, options: argparse.Namespace) -> Times:
         save_file(ours.state_dict(), path, metadata=pair.family.metadata_of(pair.config))
         passes: dict[str, Callable[[], Any]] = {"theirs": partial(_logits_of, pair, theirs, x_uv)}
         for name, compile_ in (("ours", False), ("compiled", True)):
-            model = load_model(
-                job, weights=path, ch_names=pair.ch_names, outputs=("logits",), compile=compile_, **pair.options
-            )
+            engine = Engine(catalog.load(job, path, **pair.options), device="cpu", compile=compile_)
+            duration_s = x_uv.shape[-1] / engine.spec.sfreq
+            model = engine.bind(make_montage(pair.ch_names), ("logits",), duration_s=duration_s)
             passes[name] = partial(model.run, x_uv.numpy())
     theirs_s, ours_s, compiled_s = alternate(list(passes.values()), options.rounds)
     return Times(

@@ -39,6 +39,7 @@ N_CHANS = 22
 """Channels in the main comparison, or as many as the model takes."""
 
 _LIMITS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_REUSING = ("ours", "compile")
 _SCALED = ("eager", "ours")
 
 OnStep = Callable[[str], None]
@@ -99,6 +100,7 @@ class Reuse:
     """Overlapping epochs of one stream, each a patch further on than the one before.
 
     Attributes:
+        contender: how they pass: `ours` or `compile`.
         hop_s: a patch, or what lies between two.
         whole_ms: median duration where every epoch is computed whole.
         new_ms: where only the new patch is.
@@ -106,6 +108,7 @@ class Reuse:
         max_abs: largest difference between the two.
     """
 
+    contender: str
     hop_s: float
     whole_ms: float
     new_ms: float
@@ -127,7 +130,7 @@ class Comparison:
         absent: why the others did not, a sentence each.
         by_channels: the same model on fewer and more channels.
         by_batch: on more epochs at a time.
-        reuse: of patches from one epoch to the next; None where the model does not look at each alone.
+        reuse: of patches from one epoch to the next; none where the model does not look at each alone.
     """
 
     model: str
@@ -139,7 +142,7 @@ class Comparison:
     absent: dict[str, str]
     by_channels: tuple[Point, ...] = ()
     by_batch: tuple[Point, ...] = ()
-    reuse: Reuse | None = None
+    reuse: tuple[Reuse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,8 @@ def _compare_one(
         _point(replace(subject, montage=montage_of(entry.spec.name, n)), scaled, plan.rounds, on_step) for n in channels
     ]
     by_batch = [_point(replace(subject, batch=n), scaled, plan.rounds, on_step) for n in plan.batches]
-    reuse = _reuse(subject, plan.rounds, on_step)
+    ways = [name for name in _REUSING if name == "ours" or name in plan.against]
+    reuse = tuple(one for name in ways if (one := _reuse(name, subject, plan.rounds, on_step)) is not None)
     return replace(comparison, by_channels=tuple(by_channels), by_batch=tuple(by_batch), reuse=reuse), rates
 
 
@@ -376,13 +380,14 @@ def _point(subject: Subject, names: Sequence[str], rounds: int, on_step: OnStep)
     )
 
 
-def _reuse(subject: Subject, rounds: int, on_step: OnStep) -> Reuse | None:
+def _reuse(contender: str, subject: Subject, rounds: int, on_step: OnStep) -> Reuse | None:
     """How much an epoch costs that shares all but one patch with the one before."""
-    engine = Engine(catalog.load(subject.model, subject.weights), device=subject.device)
+    loaded = catalog.load(subject.model, subject.weights)
+    engine = Engine(loaded, device=subject.device, compile=contender == "compile")
     stride = engine.patch_stride
     if stride is None:
         return None
-    on_step("a hop of one patch")
+    on_step(f"a hop of one patch, {contender}")
     spec, n_times = engine.spec, subject.n_times
     bound = engine.bind(subject.montage, subject.outputs, duration_s=n_times / spec.sfreq)
     info, cache = StreamInfo("bench", "", "EEG", spec.sfreq, subject.montage), PatchCache(stride)
@@ -401,6 +406,7 @@ def _reuse(subject: Subject, rounds: int, on_step: OnStep) -> Reuse | None:
             new_ms.append(1e3 * (perf_counter() - between))
             max_abs = max(max_abs, *(float(np.abs(new[name] - whole[name]).max()) for name in whole))
     return Reuse(
+        contender=contender,
         hop_s=stride / spec.sfreq,
         whole_ms=float(np.median(whole_ms)),
         new_ms=float(np.median(new_ms)),

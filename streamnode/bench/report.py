@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamnode.bench.models import Comparison, Figures, ModelsReport, Point
+from streamnode.bench.models import Comparison, Figures, ModelsReport, Point, Reuse
 from streamnode.bench.streams import StreamsReport
 from streamnode.charts.drawing import LINES, add_note, entitle, new_figure, save_figure
 from streamnode.errors import ConfigError
@@ -115,20 +115,18 @@ def markdown(report: ModelsReport) -> str:
         *_rows(["model", *names, "GFLOP", "of the limit", "loads in", "takes"], costs),
     ]
     for one in report.models:
-        if one.reuse is not None:
-            lines += ["", reuse_sentence(one)]
+        for reuse in one.reuse:
+            lines += ["", reuse_sentence(one.model, reuse)]
     if absent := dict.fromkeys(why for one in report.models for why in one.absent.values()):
         lines += ["", *(f"- {why}" for why in absent)]
     return "\n".join(lines)
 
 
-def reuse_sentence(comparison: Comparison) -> str:
+def reuse_sentence(model: str, reuse: Reuse) -> str:
     """What is gained where epochs share patches."""
-    reuse = comparison.reuse
-    assert reuse is not None
     alike = f"differ by {reuse.max_abs:.0e} at most" if reuse.max_abs else "are equal to the bit"
     return (
-        f"{comparison.model}, with an epoch every {reuse.hop_s:g} s of which only the new patch is computed: "
+        f"{model} ({reuse.contender}), with an epoch every {reuse.hop_s:g} s of which only the new patch is computed: "
         f"{reuse.new_ms:.3g} ms in place of {reuse.whole_ms:.3g}, {reuse.speed_up:.1f} times as fast; "
         f"the results {alike}."
     )

@@ -77,8 +77,8 @@ def models(
         _show(f"{one.model}, {one.n_chans} channels, {one.gflop:.3g} GFLOP a pass", report.contender_table(one))
         if one.by_channels or one.by_batch:
             _show("", report.scaling_table(one))
-        if one.reuse is not None:
-            typer.echo(report.reuse_sentence(one), err=True)
+        for reuse in one.reuse:
+            typer.echo(report.reuse_sentence(one.model, reuse), err=True)
         for why in dict.fromkeys(one.absent.values()):
             typer.echo(f"{one.model}: {why}", err=True)
     if charts is not None:
