@@ -247,11 +247,22 @@ class FrequencyEmbed(nn.Module):
 
     def forward(self, rows: Tensor, parting: Tensor) -> Tensor:
         """Patches `(B, R, patch)` in float32 or float64 to `(B, R, D)`."""
-        spectrum = torch.view_as_real(torch.fft.rfft(rows)).flatten(-2)
-        # A product leaves patch beside patch in memory, so that arc tangents are taken of many at once.
-        real, imag = (parting @ spectrum.mT).chunk(2, dim=-2)
+        spectrum = torch.fft.rfft(rows)
+        # A product leaves patch beside patch in memory, so that a CPU takes arc tangents of many at once.
+        real, imag = product_of_parts(spectrum, parting) if rows.device.type == "cpu" else parts(spectrum)
         features = torch.cat((torch.hypot(real, imag), torch.atan2(imag, real)), dim=-2)
         return cast("Tensor", self.frequency_to_embed(features.mT.contiguous()))
+
+
+def product_of_parts(spectrum: Tensor, parting: Tensor) -> tuple[Tensor, Tensor]:
+    """What `parts` yields, by the matrix of `FrequencyEmbed.bind`; autocast would round it."""
+    real, imag = (parting @ torch.view_as_real(spectrum).flatten(-2).mT).chunk(2, dim=-2)
+    return real, imag
+
+
+def parts(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary parts `(B, F, R)` of spectra `(B, R, F)`, the latter without those at DC and Nyquist."""
+    return spectrum.real.mT, F.pad(spectrum.imag[..., 1:-1], (1, 1)).mT
 
 
 def scale_locations(ch_pos: Tensor) -> Tensor:

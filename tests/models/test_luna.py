@@ -165,6 +165,19 @@ def golden_input(variant: str, case: str) -> tuple[Tensor, Montage]:
 # ---- Golden values ---------------------------------------------------------------------------------------------------
 
 
+def test_spectra_are_parted_alike_on_every_device() -> None:
+    """To the bit, signs of zeros included: a negative one would turn the phase at DC from pi to -pi."""
+    rows = torch.from_numpy(hashed("spectra", 2 * 7 * 40)).float().reshape(2, 7, 40)
+    spectrum = torch.fft.rfft(torch.cat((rows, -rows.abs(), torch.zeros(2, 1, 40)), dim=1))
+    edges = spectrum[..., [0, -1]].real
+    spectrum[..., [0, -1]] = torch.complex(edges, torch.full_like(edges, -0.0))
+    of_product = luna.product_of_parts(spectrum, luna.FrequencyEmbed(64, 40).bind())
+    for found, expected in zip(of_product, luna.parts(spectrum), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for _, imag in (of_product, luna.parts(spectrum)):
+        assert not imag[:, [0, -1]].signbit().any()
+
+
 def test_the_hash_is_the_one_the_golden_values_were_made_with() -> None:
     """Weights, signal and positions start with the values published beside the golden ones."""
     np.testing.assert_allclose(
