@@ -6,8 +6,8 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -44,10 +44,10 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
             loading = tasks.create_task(asyncio.to_thread(build.load_engine, config.model), name="load")
             metrics = Metrics()
             async with AsyncExitStack() as stack:
+                loading.add_done_callback(stack.enter_context(_garbage_put_off()))
                 worker = await stack.enter_async_context(Worker(build.clock, metrics))
                 pipelines = [_pipeline(config, source, loading, worker, metrics) for source in config.streams]
                 loading.add_done_callback(partial(_note_model, pipelines))
-                loading.add_done_callback(_collect_from_now_on)
                 if config.node.http is not None:
                     view = NodeView(config, [pipeline.status for pipeline in pipelines], metrics)
                     url = await stack.enter_async_context(serve(make_app(view), config.node.http))
@@ -100,13 +100,27 @@ def _note_model(pipelines: Sequence[Pipeline], loading: asyncio.Task[Engine]) ->
             pipeline.status.model = loading.result().name
 
 
-def _collect_from_now_on(_: asyncio.Task[Engine]) -> None:
-    """Have garbage collected, where whoever began has put it off, among what comes; what is there by now stays.
+@contextmanager
+def _garbage_put_off() -> Iterator[Callable[[object], None]]:
+    """Garbage is left alone until the yielded function is called, and what is there by then until the end.
 
-    To look through all that, as Python does every so often, would keep epochs waiting for a third of a second.
+    Nothing of what is imported is garbage, and to look takes half a second of a start; to look through all of it
+    later, as Python does every so often, would keep epochs waiting for a third of one.
     """
-    if not gc.isenabled():
-        gc.freeze()
+    if not gc.isenabled():  # somebody else has decided about it
+        yield lambda _: None
+        return
+
+    def go_on(_: object) -> None:
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
+
+    gc.disable()
+    try:
+        yield go_on
+    finally:
+        gc.unfreeze()
         gc.enable()
 
 
@@ -125,7 +139,6 @@ async def run_until_signal(config: NodeConfig) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    gc.disable()  # until the model is there: nothing of what is imported is garbage, and to look takes half a second
     try:
         # The small products of the signal path gain nothing from NumPy's threads, whose idling takes a whole core.
         with threadpool_limits(1, user_api="blas"):
@@ -134,9 +147,6 @@ async def run_until_signal(config: NodeConfig) -> None:
         if not signalled:
             raise
         log.info("stopped")
-    finally:
-        gc.unfreeze()
-        gc.enable()
 
 
 def _first(errors: BaseExceptionGroup[StreamnodeError]) -> StreamnodeError:

@@ -219,6 +219,17 @@ async def test_garbage_is_collected_once_the_model_is_there(tmp_path: Path, monk
     assert gc.get_freeze_count() == 0
 
 
+async def test_garbage_of_whoever_does_not_want_it_collected_is_left(tmp_path: Path) -> None:
+    """A node within a program that has turned collection off leaves it so."""
+    gc.disable()
+    try:
+        with pytest.raises(SinkError):
+            await node.run(write(tmp_path, url=f"mqtt://127.0.0.1:{free_port()}"))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     ("sfreq", "ch_names", "sentence"),
     [

@@ -122,13 +122,15 @@ def alternate(passes: Sequence[Callable[[], object]], rounds: int) -> list[list[
 
 
 def measured(jobs: Sequence[str], options: argparse.Namespace) -> Iterator[Times]:
-    """Each model in a process that ends with it; what is not here is said."""
+    """Each model in a process that ends with it; what is not here, or fails, is said, and costs the others nothing."""
     for job in jobs:
         try:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 yield from pool.submit(times_of, job, options).result()
         except parity.Missing as reason:
             print(f"{job} left out: {reason}: {parity.JOBS[job][0].how_to_get}", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001  (of other people's code)
+            print(f"{job} failed: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def table_of(rows: Sequence[Times]) -> Table:

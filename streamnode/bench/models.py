@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from streamnode.bench import hop
 from streamnode.bench.contenders import Arrays, Contender, Subject, build, montage_of, weights_of
 from streamnode.bench.gemm import Gemm, fastest
 from streamnode.errors import StreamnodeError
-from streamnode.inference.engine import Engine, find_device
-from streamnode.inference.reuse import PatchCache
+from streamnode.inference.engine import find_device
 from streamnode.models import catalog
 from streamnode.sources.synthetic import CH_NAMES_64
-from streamnode.types import Epoch, Float64Array, OutputName, StreamInfo
+from streamnode.types import Float64Array, OutputName
 
 log = logging.getLogger(__name__)
 
@@ -96,27 +96,6 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
-    """Overlapping epochs of one stream, each a patch further on than the one before.
-
-    Attributes:
-        contender: how they pass: `ours` or `compile`.
-        hop_s: a patch, or what lies between two.
-        whole_ms: median duration where every epoch is computed whole.
-        new_ms: where only the new patch is.
-        speed_up: median over epochs of the ratio.
-        max_abs: largest difference between the two.
-    """
-
-    contender: str
-    hop_s: float
-    whole_ms: float
-    new_ms: float
-    speed_up: float
-    max_abs: float
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """One model.
 
@@ -142,7 +121,7 @@ class Comparison:
     absent: dict[str, str]
     by_channels: tuple[Point, ...] = ()
     by_batch: tuple[Point, ...] = ()
-    reuse: tuple[Reuse, ...] = ()
+    reuse: tuple[hop.Reuse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +250,7 @@ def _compare_one(
     ]
     by_batch = [_point(replace(subject, batch=n), scaled, plan.rounds, on_step) for n in plan.batches]
     ways = [name for name in _REUSING if name == "ours" or name in plan.against]
-    reuse = tuple(one for name in ways if (one := _reuse(name, subject, plan.rounds, on_step)) is not None)
+    reuse = tuple(one for name in ways if (one := hop.measure(name, subject, plan.rounds, on_step)) is not None)
     return replace(comparison, by_channels=tuple(by_channels), by_batch=tuple(by_batch), reuse=reuse), rates
 
 
@@ -377,41 +356,6 @@ def _point(subject: Subject, names: Sequence[str], rounds: int, on_step: OnStep)
         batch=subject.batch,
         ms={name: float(np.median(ms)) / subject.batch for name, ms in durations.items()},
         speed_up=speed_up(durations["eager"], durations["ours"]) if "eager" in durations else None,
-    )
-
-
-def _reuse(contender: str, subject: Subject, rounds: int, on_step: OnStep) -> Reuse | None:
-    """How much an epoch costs that shares all but one patch with the one before."""
-    loaded = catalog.load(subject.model, subject.weights)
-    engine = Engine(loaded, device=subject.device, compile=contender == "compile")
-    stride = engine.patch_stride
-    if stride is None:
-        return None
-    on_step(f"a hop of one patch, {contender}")
-    spec, n_times = engine.spec, subject.n_times
-    bound = engine.bind(subject.montage, subject.outputs, duration_s=n_times / spec.sfreq)
-    info, cache = StreamInfo("bench", "", "EEG", spec.sfreq, subject.montage), PatchCache(stride)
-    signal = 20 * np.random.default_rng(0).standard_normal((info.n_chans, n_times + rounds * stride), np.float32)
-    whole_ms, new_ms, max_abs = list[float](), list[float](), 0.0
-    for seq in range(rounds + 1):
-        start = seq * stride
-        data = np.ascontiguousarray(signal[:, start : start + n_times])
-        epoch = Epoch(info, data, seq, start, t0=0.0, t_last=0.0, t_arrived=0.0, t_epoch=0.0, run=0)
-        began = perf_counter()
-        whole = bound.run(data[None])
-        between = perf_counter()
-        new = bound.run_overlapping([epoch], [cache])
-        if seq:  # the first has nothing to take over
-            whole_ms.append(1e3 * (between - began))
-            new_ms.append(1e3 * (perf_counter() - between))
-            max_abs = max(max_abs, *(float(np.abs(new[name] - whole[name]).max()) for name in whole))
-    return Reuse(
-        contender=contender,
-        hop_s=stride / spec.sfreq,
-        whole_ms=float(np.median(whole_ms)),
-        new_ms=float(np.median(new_ms)),
-        speed_up=speed_up(np.array(whole_ms), np.array(new_ms)),
-        max_abs=max_abs,
     )
 
 

@@ -8,7 +8,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamnode.bench.models import Comparison, Figures, ModelsReport, Point, Reuse
+from streamnode.bench.hop import Reuse
+from streamnode.bench.models import Comparison, Figures, ModelsReport, Point
 from streamnode.bench.streams import StreamsReport
 from streamnode.charts.drawing import LINES, add_note, entitle, new_figure, save_figure
 from streamnode.errors import ConfigError

@@ -208,6 +208,7 @@ def _windows(data: Float64Array, n_times: int) -> Float64Array:
 
     That one takes longer than to multiply what a short chunk has of them.
     """
+    data = np.ascontiguousarray(data)
     rows, columns = data.strides
     return np.ndarray((len(data) - n_times + 1, data.shape[1], n_times), data.dtype, data, 0, (rows, columns, rows))
 

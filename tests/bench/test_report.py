@@ -8,7 +8,8 @@ import pytest
 
 from streamnode.bench import report
 from streamnode.bench.drill import Tally
-from streamnode.bench.models import Comparison, Figures, ModelsReport, Point, Reuse
+from streamnode.bench.hop import Reuse
+from streamnode.bench.models import Comparison, Figures, ModelsReport, Point
 from streamnode.bench.streams import StreamsReport, Trial
 from streamnode.errors import ConfigError
 
