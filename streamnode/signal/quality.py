@@ -22,7 +22,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,40 +210,49 @@ class RawMonitor:
         rows = np.concatenate([self._last, *(chunk.data for chunk in self._waiting)])
         self._waiting.clear()
         self._last = rows[-1:]
-        data, steps = rows[1:], np.abs(rows[1:] - rows[:-1])
-        n_blocks = max(1, round(len(data) / (_BLOCK_S * self._sfreq)))
-        cuts = [len(data) * block // n_blocks for block in range(n_blocks + 1)]
-        waves = self._waves(start, len(data))
+        n_times, length = len(rows) - 1, max(1, round(_BLOCK_S * self._sfreq))
+        waves, whole = self._waves(start, n_times), n_times // length * length
+        cuts = [*range(length, whole + 1, length), *([n_times] if whole < n_times else [])]
         forgotten = max(bisect_right(self._edges, start - self._horizon) - 1, 0)
         kept = self._sums[forgotten:]
-        self._sums = np.zeros(len(kept) + n_blocks, kept.dtype)
+        self._sums = np.zeros(len(kept) + len(cuts), kept.dtype)
         self._sums[: len(kept)] = kept
-        for sums, (begin, end) in zip(self._sums[len(kept) :], pairwise(cuts), strict=True):
-            self._sum_up(sums, data[begin:end], steps[begin:end], waves[:, begin:end])
-        self._edges = [*(self._edges[forgotten:] or [start]), *(start + cut for cut in cuts[1:])]
+        if whole:
+            self._sum_up(self._sums[len(kept) :][: whole // length], rows[: whole + 1], waves[:, :whole])
+        if whole < n_times:
+            self._sum_up(self._sums[-1:], rows[whole:], waves[:, whole:])
+        self._edges = [*(self._edges[forgotten:] or [start]), *(start + cut for cut in cuts)]
 
     def _waves(self, start: int, n_times: int) -> Float32Array:
         """One, and cosine and sine of the mains, `(1 + 2 * n_lines, n_times)`."""
         phase = 2 * np.pi * (np.outer(self._turns, np.arange(start, start + n_times)) % 1)
         return np.concatenate([np.ones((1, n_times)), np.cos(phase), np.sin(phase)]).astype(np.float32)
 
-    def _sum_up(self, sums: np.void, data: FloatArray, steps: FloatArray, waves: Float32Array) -> None:
-        """Write down what will be needed of a block."""
-        low, high = data.min(axis=0), data.max(axis=0)
-        sums["extremes"] = high, -low
-        sums["waves"] = waves @ data
-        changed = steps != 0
+    def _sum_up(self, sums: NDArray[np.void], rows: FloatArray, waves: Float32Array) -> None:
+        """Write down what will be needed of blocks of one length; the first of the rows is that before them."""
+        data = rows[1:].reshape(len(sums), -1, rows.shape[1])
+        extremes = np.stack([data.max(axis=1), -data.min(axis=1)], axis=1)
+        sums["extremes"] = extremes
+        sums["waves"] = waves.reshape(len(waves), len(sums), -1).swapaxes(0, 1) @ data
+        changed = (rows[1:] != rows[:-1]).reshape(data.shape)
         if changed.all():
             sums["step"] = np.inf
             self._held[:] = 0
             return
-        same, all_along = ~changed, ~changed.any(axis=0)
-        sums["step"] = np.fmin.reduce(np.where(changed, steps, np.inf))
-        extreme = same & (data == np.array([high, low])[:, np.newaxis])
-        sums["repeats"] = extreme.sum(axis=1, dtype=np.float32)
-        held = self._held + np.where(all_along, len(data), changed.argmax(axis=0))
-        self._held = np.where(all_along, held, changed[::-1].argmax(axis=0))
-        sums["held"] = np.maximum(held, self._held)
+        steps = np.abs(rows[1:] - rows[:-1]).reshape(data.shape)
+        sums["step"] = np.fmin.reduce(np.where(changed, steps, np.inf), axis=1)
+        for number, extreme in enumerate((extremes[:, 0], -extremes[:, 1])):
+            sums["repeats"][:, number] = np.count_nonzero(~changed & (data == extreme[:, np.newaxis]), axis=1)
+        self._note_held(sums, changed)
+
+    def _note_held(self, sums: NDArray[np.void], changed: BoolArray) -> None:
+        """How long nothing changed, across the blocks `(n_blocks, n_times, n_chans)` that it may span."""
+        all_along, n_times = ~changed.any(axis=1), changed.shape[1]
+        first, last = (np.where(all_along, n_times, way.argmax(axis=1)) for way in (changed, changed[:, ::-1]))
+        for block, still in enumerate(all_along):
+            held = self._held + first[block]
+            self._held = np.where(still, held, last[block])
+            sums["held"][block] = np.maximum(held, self._held)
 
     def _rms_of_mains(self, first: int, stop: int) -> Float64Array:
         """Microvolts at the louder of the mains frequencies, the millivolts of offset taken out."""
