@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 Kept = Literal["float32", "bfloat16", "int8"]
 """The type that a matrix is kept in."""
 
+Then = Literal["none", "gelu", "swish"]
+"""What is done with each number of a product: nothing, the exact GELU, or the SiLU, which oneDNN calls so."""
+
 _DTYPES: dict[Kept, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROWS = 128  # of an input: what a matrix is packed for serves any number, but less well if it was packed for one
 _EXACT = {torch.float32: 1e-5, torch.bfloat16: 0.02}  # errors of products that rounding explains
@@ -52,9 +55,9 @@ class StoredWeight(Tensor):
         """What `F.linear` makes of it, without the way there, which takes longer than a small product."""
         return self.form.linear(x, bias, "none").float()
 
-    def linear_gelu(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The exact GELU of a product with `(..., n_in)`: `(..., n_out)`, in bfloat16 if the matrix is."""
-        return self.form.linear(x, bias, "gelu")
+    def linear_then(self, x: Tensor, bias: Tensor | None, then: Then) -> Tensor:
+        """An activation of a product with `(..., n_in)`: `(..., n_out)`, in bfloat16 if the matrix is."""
+        return self.form.linear(x, bias, then)
 
     def plain(self) -> Tensor:
         """Row after row, in the type that it is kept in, int8 as float32."""
@@ -108,7 +111,7 @@ class _Form(Protocol):
         """In which type."""
         ...
 
-    def linear(self, x: Tensor, bias: Tensor | None, then: Literal["none", "gelu"]) -> Tensor:
+    def linear(self, x: Tensor, bias: Tensor | None, then: Then) -> Tensor:
         """A product, and what is done with each of its numbers."""
         ...
 
@@ -138,7 +141,7 @@ class _Packed:
     def kept(self) -> Kept:
         return "float32" if self.matrix.dtype == torch.float32 else "bfloat16"
 
-    def linear(self, x: Tensor, bias: Tensor | None, then: Literal["none", "gelu"]) -> Tensor:
+    def linear(self, x: Tensor, bias: Tensor | None, then: Then) -> Tensor:
         dtype = self.matrix.dtype
         bias = None if bias is None else bias.to(dtype)
         product = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
@@ -158,10 +161,10 @@ class _Plain:
     def kept(self) -> Kept:
         return "float32" if self.matrix.dtype == torch.float32 else "bfloat16"
 
-    def linear(self, x: Tensor, bias: Tensor | None, then: Literal["none", "gelu"]) -> Tensor:
+    def linear(self, x: Tensor, bias: Tensor | None, then: Then) -> Tensor:
         dtype = self.matrix.dtype
         y = F.linear(x.to(dtype), self.matrix, None if bias is None else bias.to(dtype))
-        return F.gelu(y) if then == "gelu" else y
+        return _activated(y, then)
 
     def plain(self) -> Tensor:
         return self.matrix
@@ -183,17 +186,27 @@ class _Int8:
     def kept(self) -> Kept:
         return "int8"
 
-    def linear(self, x: Tensor, bias: Tensor | None, then: Literal["none", "gelu"]) -> Tensor:
+    def linear(self, x: Tensor, bias: Tensor | None, then: Then) -> Tensor:
         # Each row of the input has a step of its own: it is finer so, and no epoch of a batch touches another.
         step = _step(x)
         steps = (x / step).round_().to(torch.int8).reshape(-1, x.shape[-1])
         counts = torch._int_mm(steps, self.matrix.mT)  # noqa: SLF001
         y = counts.float().reshape(*x.shape[:-1], -1).mul_(step).mul_(self.step)
         y = y if bias is None else y.add_(bias)
-        return F.gelu(y) if then == "gelu" else y
+        return _activated(y, then)
 
     def plain(self) -> Tensor:
         return self.matrix.float() * self.step[:, None]
+
+
+def _activated(y: Tensor, then: Then) -> Tensor:
+    match then:
+        case "none":
+            return y
+        case "gelu":
+            return F.gelu(y)
+        case "swish":
+            return F.silu(y)
 
 
 def _step(rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -28,10 +29,20 @@ class Linear(nn.Linear):
 
 
 def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """The exact GELU of a linear layer, in one go where its weight is stored in a form that can."""
+    """The exact GELU of a linear layer."""
+    return _then(x, layer, "gelu", F.gelu)
+
+
+def silu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """The SiLU of a linear layer."""
+    return _then(x, layer, "swish", F.silu)
+
+
+def _then(x: Tensor, layer: nn.Linear, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """A linear layer and what follows it, in one go where its weight is stored in a form that can."""
     weight: Any = layer.weight
-    both = getattr(weight, "linear_gelu", None)
-    return F.gelu(layer(x)) if both is None else cast("Tensor", both(x, layer.bias))
+    both = getattr(weight, "linear_then", None)
+    return activation(layer(x)) if both is None else cast("Tensor", both(x, layer.bias, name))
 
 
 class Mlp(nn.Module):

@@ -247,7 +247,8 @@ class RawMonitor:
 
     def _note_held(self, sums: NDArray[np.void], changed: BoolArray) -> None:
         """How long nothing changed, across the blocks `(n_blocks, n_times, n_chans)` that it may span."""
-        all_along, n_times = ~changed.any(axis=1), changed.shape[1]
+        n_times = changed.shape[1]
+        all_along = np.logical_not(changed.any(axis=1))
         first, last = (np.where(all_along, n_times, way.argmax(axis=1)) for way in (changed, changed[:, ::-1]))
         for block, still in enumerate(all_along):
             held = self._held + first[block]

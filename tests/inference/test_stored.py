@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
-from torch import nn
+from torch import Tensor, nn
 
 from streamnode.inference import stored
 from streamnode.inference.cpu import relative_error
-from streamnode.inference.stored import Kept, StoredWeight, can_pack
+from streamnode.inference.stored import Kept, StoredWeight, Then, can_pack
 
 LIMITS: dict[Kept, float] = {"float32": 1e-6, "bfloat16": 0.004, "int8": 0.016}
 
 
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -43,12 +44,13 @@ def test_products(kept: Kept, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("packs")
+@pytest.mark.parametrize(("then", "activation"), [("gelu", F.gelu), ("swish", F.silu)])
 @pytest.mark.parametrize("kept", LIMITS)
-def test_gelu_of_a_product(kept: Kept) -> None:
-    """The exact GELU, whose steps in between no one sees; a following product takes it in whatever type it comes."""
+def test_activation_of_a_product(kept: Kept, then: Then, activation: Callable[[Tensor], Tensor]) -> None:
+    """Exact, and its steps in between no one sees; a following product takes it in whatever type it comes."""
     x, weight, bias, after = draw(3, 17, 200), draw(160, 200, seed=1), draw(160, seed=2), draw(130, 160, seed=3)
-    found = StoredWeight.of(weight, kept).linear_gelu(x, bias)
-    true = F.gelu(F.linear(x, weight, bias))
+    found = StoredWeight.of(weight, kept).linear_then(x, bias, then)
+    true = activation(F.linear(x, weight, bias))
     assert relative_error(found.float(), true) < 1.5 * LIMITS[kept]
     assert relative_error(F.linear(found, StoredWeight.of(after, kept)), F.linear(true, after)) < 2 * LIMITS[kept]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import nn
 
-from streamnode.models.layers import Linear, Mlp, gelu_linear
+from streamnode.models.layers import Linear, Mlp, gelu_linear, silu_linear
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -18,6 +18,7 @@ def test_a_plain_layer_is_that_of_torch() -> None:
     layer, x = Linear(32, 48), draw(2, 5, 32)
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     assert torch.equal(gelu_linear(x, layer), F.gelu(layer(x)))
+    assert torch.equal(silu_linear(x, layer), F.silu(layer(x)))
     assert layer.double()(x.double()).dtype == torch.float64
 
 

@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -264,6 +265,8 @@ def test_norms_and_rotations_are_computed_in_float32() -> None:
     """What comes in bfloat16 is widened first, so that nothing but the result is rounded."""
     x, gain = microvolts(1, 5, 16).bfloat16(), microvolts(1, 1, 16)[0, 0].bfloat16()
     assert torch.equal(rms_norm(x, gain), rms_norm(x.float(), gain.float()))
+    true = F.rms_norm(x.double(), gain.shape, gain.double(), 1e-5)
+    torch.testing.assert_close(rms_norm(x, gain).double(), true, rtol=1e-6, atol=1e-6)
     rotation = rotations(torch.arange(5)[:, None].expand(-1, 4), 16).flatten(1)
     heads = x[:, :, None]
     assert torch.equal(zuna_flow.rotate(heads, rotation), zuna_flow.rotate(heads.float(), rotation).bfloat16())
