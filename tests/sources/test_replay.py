@@ -318,13 +318,22 @@ def test_csv_column_that_nobody_asks_for(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("sfreq", [128, 250, 256, 512, 800, 1000, 1024, 2048])
 @pytest.mark.parametrize("decimals", [3, 4, 6, 9])
-def test_csv_rate_from_rounded_times_with_a_gap(tmp_path: Path, decimals: int) -> None:
-    """256 Hz is recognised from times rounded to a millisecond and with a second missing."""
-    times = np.arange(2560) / 256 + (np.arange(2560) > 1000)
+def test_csv_rate_from_rounded_times_with_gaps(tmp_path: Path, sfreq: int, decimals: int) -> None:
+    """Rates are recognised from times rounded to a millisecond, be that more than a sample, with a second missing."""
+    n_times = 10 * sfreq
+    times = np.arange(n_times) / sfreq + (np.arange(n_times) > 1000)
     text = "time,Cz\n" + "".join(f"{t:.{decimals}f},0\n" for t in times)
 
-    assert read(csv_file(tmp_path, text)).info.sfreq == 256.0
+    assert read(csv_file(tmp_path, text)).info.sfreq == sfreq
+
+
+@pytest.mark.parametrize("times", ["1e-2 2e-2 3e-2", "0 0.010 2.5 2.51", "1 1.01 1.02 1.0301"])
+def test_csv_rate_however_times_are_written(tmp_path: Path, times: str) -> None:
+    """With exponents, with few decimals or many."""
+    text = "time,Cz\n" + "".join(f"{t},0\n" for t in times.split())
+    assert read(csv_file(tmp_path, text)).info.sfreq == pytest.approx(100, rel=0.005)
 
 
 def test_csv_rate_that_is_no_whole_number(tmp_path: Path) -> None:
