@@ -22,6 +22,7 @@ _ANNOTATIONS = {b"EDF Annotations": 2, b"BDF Annotations": 3}  # label of the si
 
 _SKIP = re.compile("bad_acq_skip", re.IGNORECASE)
 _JOIN = re.compile("edge|bad boundary", re.IGNORECASE)
+_BOUNDARY = re.compile(r"boundary|-99(\.0)?")  # the number where types of events are numbers
 _HAIR = 1e-3  # of a sample, by which seconds may round a mark off its place
 
 
@@ -164,8 +165,9 @@ def runs_of_marks(marks: Sequence[Annotation], n_times: int, sfreq: float, *, ee
 
     Those of MNE-Python (`mne.Annotations`, and the default of `skip_by_annotation` of its filters) are `BAD_ACQ_SKIP`
     over samples that nobody recorded, in whose place are zeros, and `EDGE boundary` or `BAD boundary` where two
-    recordings were joined, and nobody knows how much lies between. In a file of EEGLAB a `boundary` is between two
-    samples, and lasts as long as what was cut out there, if that is known; the latencies of other events leave it out.
+    recordings were joined, and nobody knows how much lies between. In a file of EEGLAB a `boundary`, or the number -99,
+    is between two samples and lasts as long as what was cut out there, if that is known; the latencies of other events
+    leave it out.
 
     Args:
         marks: all annotations, `t_s` by the samples that the file holds.
@@ -184,7 +186,7 @@ def runs_of_marks(marks: Sequence[Annotation], n_times: int, sfreq: float, *, ee
             begins[stop] = True
         elif _JOIN.match(mark.description):
             begins[row] = True
-        elif eeglab and mark.description == "boundary":
+        elif eeglab and _BOUNDARY.fullmatch(mark.description):
             begins[row] = True
             n_cut[row] += n_marked
         else:

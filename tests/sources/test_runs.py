@@ -256,7 +256,7 @@ def test_edf_that_was_padded(tmp_path: Path) -> None:
 # ---- EEGLAB ----------------------------------------------------------------------------------------------------------
 
 
-def write_set(path: Path, data: Float32Array, *events: tuple[str, float, float]) -> Path:
+def write_set(path: Path, data: Float32Array, *events: tuple[str | float, float, float]) -> Path:
     """An EEGLAB file of 100 Hz with events by type, latency (samples, from 1) and duration (samples)."""
     names = np.array([("Fp1",), ("Cz",)], dtype=[("labels", object)])
     kinds = [("type", object), ("latency", object), ("duration", object)]
@@ -267,11 +267,12 @@ def write_set(path: Path, data: Float32Array, *events: tuple[str, float, float])
     return path
 
 
-def test_eeglab_with_boundaries(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", ["boundary", -99.0, -99])
+def test_eeglab_with_boundaries(tmp_path: Path, cut: str | float) -> None:
     """A boundary ends a run; what was cut out there counts in the time of all that follows, as far as it is known."""
     data = whole_microvolts(600, 2)
-    events = ("boundary", 0.5, 70.0), ("before", 51.0, 0.0), ("boundary", 100.5, 250.0), ("after", 101.0, 0.0)
-    path = write_set(tmp_path / "cut.set", data, *events, ("boundary", 400.5, math.nan), ("last", 451.0, 0.0))
+    events = (cut, 0.5, 70.0), ("before", 51.0, 0.0), (cut, 100.5, 250.0), ("after", 101.0, 0.0)
+    path = write_set(tmp_path / "cut.set", data, *events, (cut, 400.5, math.nan), ("last", 451.0, 0.0))
 
     recording = read(path)
 
