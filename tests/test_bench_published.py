@@ -25,6 +25,14 @@ def test_what_is_not_here_is_left_out_and_how_to_get_it_is_said(tool: Any, capsy
     assert said.count("\n") == 1
 
 
+def test_a_model_that_fails_costs_the_others_nothing(tool: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its error is said, and the next has its turn."""
+    assert list(tool.measured(["nobody's", "luna-base"], Namespace(biofoundation=None, seed=0, rounds=2))) == []
+    failed, left_out = capsys.readouterr().err.splitlines()
+    assert failed.startswith("nobody's failed: KeyError")
+    assert left_out.startswith("luna-base left out")
+
+
 def test_passes_take_turns_and_the_first_of_each_turn_does_not_count(
     tool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
