@@ -251,7 +251,7 @@ class RawMonitor:
         all_along = np.logical_not(changed.any(axis=1))
         first, last = (np.where(all_along, n_times, way.argmax(axis=1)) for way in (changed, changed[:, ::-1]))
         for block, still in enumerate(all_along):
-            held = self._held + first[block]
+            held = np.where(first[block] > 0, self._held + first[block], 0)  # else it ended with the block before
             self._held = np.where(still, held, last[block])
             sums["held"][block] = np.maximum(held, self._held)
 

@@ -272,6 +272,20 @@ def test_monitor_answers_for_the_span_asked() -> None:
     assert monitor.quality(last + 1, last + 5).bad == ()
 
 
+@pytest.mark.parametrize("sizes", [[50], [2500]])
+def test_a_channel_that_thaws_is_good_from_then_on(sizes: list[int]) -> None:
+    """The time for which it was frozen is no fault of samples after it, whatever other channels do meanwhile."""
+    info = stream(250, ("C3", "Cz", "C4"))
+    data = (20 * np.random.default_rng(0).standard_normal((2500, 3))).astype(np.float32)
+    data[:1250, 0] = 7.0
+    data[9::10, 1] = data[8::10, 1]  # as converters do
+    monitor = RawMonitor(info, horizon_s=100)
+    for chunk in cut(as_chunk(info, data), sizes):
+        monitor(chunk)
+    assert monitor.quality(monitor.t_last - 1249 / 250, monitor.t_last).bad == ()
+    assert monitor.quality(monitor.t_last - 1275 / 250, monitor.t_last).faults == (("flat",), (), ())
+
+
 @pytest.mark.parametrize("sizes", [[5], [250], [2000, 1005]])
 def test_horizon_counts_from_the_start_of_the_newest_chunk(sizes: list[int]) -> None:
     """However long the newest chunk is, the horizon before it is remembered; what is long behind it is forgotten."""
