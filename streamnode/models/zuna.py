@@ -206,23 +206,26 @@ def normalise(
             each epoch itself.
         data_norm: standard deviations that are 1 to the network.
     """
-    reference = x_uv[:, good].mean(1, keepdim=True)
-    known = x_uv[:, good] - reference
+    n_chans = x_uv.shape[1]
+    # Numbers of rows go to a GPU by a copy, which no recorded pass may have.
+    rows: Any = slice(n_chans) if len(good) == n_chans else list(good)
+    reference = x_uv[:, rows].mean(1, keepdim=True)
+    known = x_uv[:, rows] - reference
     mean = known.mean(-1, keepdim=True)
     if generation == "1.1":
         std = known.std(-1, correction=0, keepdim=True) + V1_1_EPS_UV
     elif std_uv is None:
         std = known.std((1, 2), correction=0, keepdim=True).clamp_min(_FLAT_UV).expand_as(mean)
     else:
-        given = torch.as_tensor(std_uv, dtype=mean.dtype, device=mean.device)
+        given = std_uv.to(mean) if isinstance(std_uv, Tensor) else mean.new_full((1,), std_uv)
         std = given.clamp_min(_FLAT_UV).reshape(-1, 1, 1).expand_as(mean)
-    n_rows = x_uv.shape[1] + n_added
+    n_rows = n_chans + n_added
     x = x_uv.new_zeros(len(x_uv), n_rows, x_uv.shape[-1])
-    x[:, good] = ((known - mean) / (data_norm * std)).clamp(-1, 1)
+    x[:, rows] = ((known - mean) / (data_norm * std)).clamp(-1, 1)
     scale = data_norm * std.quantile(0.5, dim=1, keepdim=True).repeat(1, n_rows, 1)
-    scale[:, good] = data_norm * std
+    scale[:, rows] = data_norm * std
     offset = reference.repeat(1, n_rows, 1)
-    offset[:, good] += mean
+    offset[:, rows] += mean
     return Scaled(x, scale, offset)
 
 

@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from streamnode.inference import graphs
-from streamnode.inference.engine import BoundModel, load_model
+from streamnode.inference.engine import BoundModel, Engine, load_model
 from streamnode.inference.precision import Precision
-from streamnode.types import Float32Array
+from streamnode.models import catalog
+from streamnode.models.catalog import LoadedModel
+from streamnode.montage import make_montage
+from streamnode.types import Float32Array, OutputName, WeightsInfo
 
 CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -63,6 +68,52 @@ class TestWithGpu:
         plain = load("luna-base", "cuda")
         assert "cannot be recorded as a CUDA graph" in caplog.text
         assert error(plain.run(x)["embedding"], recorded.run(x)["embedding"]) < 1e-5
+
+
+class Spy(TorchDispatchMode):
+    """Notes what torch is asked to do, and on which devices."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators, self.devices = set[str](), set[str]()
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operators.add(func.name().removeprefix("aten::").partition(".")[0])
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        self.devices.update(tensor.device.type for tensor in tensors)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "options"),
+    [
+        ("luna-base", ("embedding", "attention"), {}),
+        ("luna-base", ("reconstruction",), {"vocabulary": "strict"}),
+        ("eegdino-small", ("embedding", "tokens"), {}),
+        ("eegpt-large", ("embedding", "tokens"), {}),
+        ("zuna-v1", ("embedding",), {"std_uv": 20.0}),
+        ("zuna-1.1", ("embedding", "tokens"), {"add": ("Cz",)}),
+    ],
+)
+def test_a_pass_stays_on_its_device(name: str, outputs: tuple[OutputName, ...], options: dict[str, Any]) -> None:
+    """No tensor comes from elsewhere, or is made of numbers there, and no number is waited for, as a recording asks.
+
+    On a device without memory, where every machine can see it.
+    """
+    entry = catalog.find(name)
+    with torch.device("meta"):
+        network: Any = entry.family.network(entry.family.variants[entry.variant])
+    loaded = LoadedModel(network.eval().requires_grad_(requires_grad=False), name, WeightsInfo("none"))
+    engine = Engine(loaded, device="meta")
+    bound = engine.bind(make_montage(CH_NAMES), outputs, duration_s=0, **options)
+    x = torch.empty(3, len(CH_NAMES), round(engine.spec.durations[0] * engine.spec.sfreq), device="meta")
+    with Spy() as spy:
+        results = engine.run(x, bound.binding, outputs)
+    assert results.keys() == set(outputs)
+    assert spy.devices == {"meta"}
+    # Rows by number, whose numbers torch brings there out of sight of a spy; and what depends on values.
+    assert spy.operators.isdisjoint({"index", "index_put", "index_put_", "nonzero", "_local_scalar_dense"})
 
 
 @pytest.mark.parametrize(
