@@ -20,6 +20,8 @@ from streamnode.types import Float64Array
 
 _SOME = 1000  # lines, which have shown how times are rounded
 _ROUNDED = 1.01  # units that a step may be off by rounding its ends, and a hair for the rounding of floats
+_COARSE = 0.4  # samples to a unit, from which on a gap shows to the sample only between lines through the times ...
+_VAGUE = 4  # ... and from which on not even so
 _MOST, _SAME = 0.99, 0.01  # of the steps; the part by which a clock may be off
 
 
@@ -96,18 +98,22 @@ class CsvTable:
         return values
 
     def sfreq(self, time: int | None) -> float:
-        """Rate of the steps that are no gaps, Hz; a whole number when that differs by less than a sample in all.
+        """Rate of the steps that are no gaps, Hz; a whole number if rounding or a sample in all may be the difference.
 
         Raises:
-            ConfigError: there is no column of times, or they do not rise.
+            ConfigError: there is no column of times, they do not rise, or are too few for how they are rounded.
         """
         times = np.empty(0) if time is None else self.values([time])[:, 0]
         steps = np.diff(times)
         usual = self._usual(steps, time)
         if not steps[usual].sum() > 0:
             raise ConfigError(f"{self.path} has no rising times to take a sampling frequency from: give sfreq")
-        sfreq = 1 / float(np.mean(steps[usual]))
-        return float(round(sfreq)) if abs(round(sfreq) - sfreq) * len(times) < sfreq else sfreq
+        sfreq, unit = 1 / float(np.mean(steps[usual])), self._unit(time)
+        is_rounded = np.ptp(steps[usual]) > unit / 2
+        doubt = unit * (1 + np.count_nonzero(~usual)) / steps[usual].sum() if is_rounded else 0.0  # of all it takes
+        if doubt * sfreq >= 0.5:  # which whole number it is would be a guess
+            raise ConfigError(f"{self.path} has times too coarse to take a sampling frequency from: give sfreq")
+        return float(round(sfreq)) if abs(round(sfreq) - sfreq) < sfreq * max(1 / len(times), doubt) else sfreq
 
     def stamps(self, time: int | None, sfreq: float) -> Float64Array | None:
         """`(n_times,)` seconds, by which a gap shows; None where there are none, or they tell of none for certain.
@@ -119,11 +125,14 @@ class CsvTable:
         times = None if time is None else self._parsed([time])
         if times is None or not np.isfinite(times).all():
             return None
-        steps = np.diff(times[:, 0])
+        steps, coarseness = np.diff(times[:, 0]), self._unit(time) * sfreq
         usual = self._usual(steps, time)
-        rises = len(steps) > 0 and np.median(steps) > 0
-        is_sound = rises and usual.mean() > _MOST and abs(np.mean(steps[usual]) * sfreq - 1) < _SAME
-        return times[:, 0] if is_sound else None
+        is_sound = usual.any() and usual.mean() > _MOST and abs(np.mean(steps[usual]) * sfreq - 1) < _SAME
+        if not is_sound or coarseness >= _VAGUE:
+            return None
+        if coarseness < _COARSE:
+            return times[:, 0]
+        return np.concatenate([_straightened(part) for part in np.split(times[:, 0], np.flatnonzero(~usual) + 1)])
 
     def _usual(self, steps: Float64Array, time: int | None) -> NDArray[np.bool_]:
         """Which steps between times are no gaps: those that are off the typical one by less than half, or by rounding.
@@ -131,12 +140,13 @@ class CsvTable:
         Times rounded to a millisecond rise by 1 and 2 ms at 512 Hz, and not always at 1024.
         """
         typical = np.median(steps) if len(steps) else 0.0
-        unit = 0.0 if time is None else self._unit(time)
-        usual: NDArray[np.bool_] = np.abs(steps - typical) < max(typical / 2, _ROUNDED * unit)
+        usual: NDArray[np.bool_] = np.abs(steps - typical) < max(typical / 2, _ROUNDED * self._unit(time))
         return usual
 
-    def _unit(self, column: int) -> float:
+    def _unit(self, column: int | None) -> float:
         """What the first numbers of a column are multiples of, as they are written; 0 where that does not tell."""
+        if column is None:
+            return 0.0
         fields = [line.split(",")[column].strip().lower() for line in self.lines[:_SOME]]
         if any("e" in field for field in fields):
             return 0.0
@@ -164,6 +174,13 @@ class CsvTable:
         found = repr(field) if field else "an empty cell"
         where = f"{self.path}:{number}, column {column + 1} ({self.names[column]})"
         return f"{where}: {found} is not a number: correct it, or pick other channels"
+
+
+def _straightened(times: Float64Array) -> Float64Array:
+    """The line through some times; what they are off it is how they were rounded."""
+    numbers = np.arange(len(times))
+    line: Float64Array = np.polynomial.Polynomial.fit(numbers, times, 1)(numbers) if len(times) > 1 else times
+    return line
 
 
 def _is_finite(field: str) -> bool:

@@ -322,11 +322,22 @@ def test_csv_column_that_nobody_asks_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decimals", [3, 4, 6, 9])
 def test_csv_rate_from_rounded_times_with_gaps(tmp_path: Path, sfreq: int, decimals: int) -> None:
     """Rates are recognised from times rounded to a millisecond, be that more than a sample, with a second missing."""
-    n_times = 10 * sfreq
+    n_times = 20 * sfreq
     times = np.arange(n_times) / sfreq + (np.arange(n_times) > 1000)
-    text = "time,Cz\n" + "".join(f"{t:.{decimals}f},0\n" for t in times)
+    for begin in np.random.default_rng(sfreq).random(5):
+        text = "time,Cz\n" + "".join(f"{begin + t:.{decimals}f},0\n" for t in times)
+        assert read(csv_file(tmp_path, text)).info.sfreq == sfreq
 
-    assert read(csv_file(tmp_path, text)).info.sfreq == sfreq
+
+@pytest.mark.parametrize(("sfreq", "seconds", "decimals"), [(256, 8, 0), (2048, 2, 3), (256, 3, 2)])
+def test_csv_rate_that_would_be_a_guess(tmp_path: Path, sfreq: int, seconds: int, decimals: int) -> None:
+    """Times so coarse, and so few, that the rate may be this or that are refused, unless it is told."""
+    text = "time,Cz\n" + "".join(f"{0.3 + n / sfreq:.{decimals}f},{n}\n" for n in range(seconds * sfreq))
+    path = csv_file(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"demo\.csv has times too coarse .*: give sfreq"):
+        read(path)
+    told = read(path, sfreq=float(sfreq), unit="uV")
+    np.testing.assert_array_equal(told.data[:, 0], np.arange(seconds * sfreq))
 
 
 @pytest.mark.parametrize("times", ["1e-2 2e-2 3e-2", "0 0.010 2.5 2.51", "1 1.01 1.02 1.0301"])

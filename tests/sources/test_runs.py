@@ -337,6 +337,20 @@ def test_csv_whose_times_leap(tmp_path: Path, decimals: int, sfreq: float | None
     np.testing.assert_array_equal(recording.data, data)
 
 
+@pytest.mark.parametrize(("sfreq", "decimals"), [(128, 2), (200, 2), (512, 3), (800, 3), (1024, 3), (2000, 3)])
+def test_csv_whose_coarse_times_leap(tmp_path: Path, sfreq: int, decimals: int) -> None:
+    """Times rounded to half a sample or more show a gap, make no other, and repeat or lose nothing."""
+    data = whole_microvolts(20 * sfreq, 2)
+    indices = np.arange(len(data)) + 3 * sfreq * (np.arange(len(data)) >= 9 * sfreq)
+    for begin in np.random.default_rng(sfreq).random(5):
+        times = [f"{begin + n / sfreq:.{decimals}f}" for n in indices]
+        recording = read(write_table(tmp_path / "a.csv", times, data), unit="uV", sfreq=float(sfreq))
+        first, second = recording.runs
+        assert (first, second.row) == (Run(0, 0), 9 * sfreq)
+        assert abs(second.start - 12 * sfreq) <= 1
+        np.testing.assert_array_equal(recording.data, data)
+
+
 @pytest.mark.parametrize(
     ("name", "times"),
     [
