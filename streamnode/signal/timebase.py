@@ -184,11 +184,11 @@ class TimeBase:
             n_placed = min(ahead, behind)
             if n_placed:
                 spans.append(self._place(row, errors[:n_placed], _largest(errors[:n_placed])))
-                row += n_placed
-            if ahead < behind:
-                self._jump(errors[n_placed:], lag, line)
+                row += n_placed  # which may have moved the line: what follows is measured again
+            elif ahead < behind:
+                self._jump(errors, lag, line)
             elif behind < ahead:
-                row += self._fall_back(errors[n_placed:], lag, line)
+                row += self._fall_back(errors, lag, line)
         self._lag = min(self._lag, lag)
         return spans
 

@@ -170,6 +170,20 @@ def test_loss_too_short_to_see_at_once_is_counted_within_a_second_and_a_half(n_l
     assert max(late) < 60 + n_lost / SFREQ + 1.5
 
 
+@pytest.mark.parametrize("n_short", [4, 6, 8])
+def test_gap_soon_after_a_shorter_one_is_counted_alone(n_short: int) -> None:
+    """A loss noticed in the very chunk that holds the next one is not counted again, nor paid for with later samples."""
+    timebase = TimeBase(SFREQ)
+    n_settled, n_between, n_long, n_after = 4000, 200, 300, 1000
+    sent = np.arange(n_settled + n_between + n_after)
+    sent[n_settled:] += n_short
+    sent[n_settled + n_between :] += n_long
+    for chunk in np.split(T0 + sent / SFREQ, range(64, len(sent), 64)):
+        spans = timebase.add(chunk, chunk[-1] + DELAY_S)
+    assert (timebase.lost, timebase.stale) == (n_short + n_long, 0)
+    assert spans[-1].start + (spans[-1].rows.stop - spans[-1].rows.start) == sent[-1] + 1
+
+
 def test_an_hour_of_bursts_has_no_gap() -> None:
     """Nine samples stamped 10 us apart every 30 ms are one run, timed by the last of each burst."""
     trial = virtual_device(3600, chunk=9, sfreq=300.0, burst_s=1e-5)
