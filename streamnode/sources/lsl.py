@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _OPEN_S = 3.0  # for each step of connecting; on one host the slowest, the first clock probe, takes 0.64 s
 _PULL_SAMPLES = 2048
 _INLET_S = 10  # what liblsl keeps for us; beyond it drops the oldest and tells nobody
-_PROBE_S = 5.0
+PROBE_S = 5.0
 _WAITING = 4096  # pulls between reader thread and pipeline: 24 s of the most there can be, see `lsl_poll`
 
 _SFREQ = (1.0, 100_000.0)  # of EEG amplifiers, with room; beyond, somebody has mistaken a unit
@@ -165,7 +165,7 @@ def _refuse_unusable(seen: Sighting) -> None:
         raise ContractError(f"LSL stream {seen.name!r} sends {seen.format} values: choose a stream of numbers")
 
 
-def _probe(inlet: pylsl.StreamInlet) -> float | None:
+def probe(inlet: pylsl.StreamInlet) -> float | None:
     """The clock offset, or None if the source's clock does not answer. Blocks."""
     try:
         return float(inlet.time_correction(_OPEN_S))
@@ -252,7 +252,7 @@ class LslSource:
         self._label = stream.info.name
         self._received = self._metrics.samples.labels(self._label)
         self._metrics.connected.labels(self._label).set(1)
-        self._on_offset(await asyncio.to_thread(_probe, stream.inlet))
+        self._on_offset(await asyncio.to_thread(probe, stream.inlet))
         self._tap = Tap(stream, self._stall_s, self._on_pull, self._on_stall, self._on_loss)
         self._readers.start(self._tap)
         threading.Thread(target=self._track_clock, args=(stream, self._tap.loop), name="lsl clock", daemon=True).start()
@@ -310,8 +310,8 @@ class LslSource:
 
     def _track_clock(self, stream: _Stream, loop: asyncio.AbstractEventLoop) -> None:
         """Clock thread: a probe can block for seconds, which must hold up neither the pull nor the event loop."""
-        while not self._stop.wait(_PROBE_S):
-            tell(loop, [partial(self._on_offset, _probe(stream.inlet))])
+        while not self._stop.wait(PROBE_S):
+            tell(loop, [partial(self._on_offset, probe(stream.inlet))])
 
     def _on_pull(self, pulled: Pulled) -> None:
         self._received.inc(len(pulled.stamps))

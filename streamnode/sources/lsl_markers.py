@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from typing import Self
 
+import numpy as np
 import pylsl
 
 from streamnode.errors import StreamLost
-from streamnode.sources.lsl import LslQuery, local_clock, resolve
+from streamnode.sources.lsl import PROBE_S, LslQuery, local_clock, probe, resolve
 from streamnode.types import Marker
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ class LslMarkers:
 
     def __init__(self, query: LslQuery, *, timeout_s: float | None = None) -> None:
         self._query, self._timeout_s = query, timeout_s
+        self._offset, self._answering, self._told_foreign = 0.0, True, False
+        self._closed = threading.Event()
 
     async def __aenter__(self) -> Self:
         """Find the stream and connect.
@@ -40,9 +44,10 @@ class LslMarkers:
         """
         info = await resolve(self._query, self._timeout_s)
         self.name: str = info.name()
-        self._inlet = pylsl.StreamInlet(info, recover=False)
-        self._told_foreign = False
+        self._inlet = pylsl.StreamInlet(info, recover=False, as_numpy=True)  # or text that is no UTF-8 would be lost
         await asyncio.to_thread(self._open)
+        await asyncio.to_thread(self._ask_clock)  # meanwhile LSL keeps the markers
+        threading.Thread(target=self._track_clock, name="lsl clock", daemon=True).start()
         log.info("markers from stream %s", self.name)
         return self
 
@@ -52,8 +57,23 @@ class LslMarkers:
         except RuntimeError as error:  # the base of all that pylsl raises
             raise StreamLost(f"stream {self.name} of markers went away while connecting: restart its source") from error
 
+    def _track_clock(self) -> None:
+        """Clock thread: a probe that is not answered blocks for seconds, which must hold up no marker."""
+        while not self._closed.wait(PROBE_S):
+            self._ask_clock()
+
+    def _ask_clock(self) -> None:
+        """How far the sender's clock is off; when it does not answer, the last offset stands."""
+        offset = probe(self._inlet)
+        if offset is not None:
+            self._offset = offset
+        elif self._answering and not self._closed.is_set():
+            log.warning("stream %s is unsynchronised: its clock does not answer (UDP blocked?)", self.name)
+        self._answering = offset is not None
+
     async def __aexit__(self, *exc: object) -> None:
         """Disconnect."""
+        self._closed.set()  # the clock's thread may sit in a probe and ends by itself
         await asyncio.to_thread(self._inlet.close_stream)
 
     async def __aiter__(self) -> AsyncIterator[Marker]:
@@ -70,18 +90,19 @@ class LslMarkers:
             raise StreamLost(f"stream {self.name} of markers went away ({error}): restart the sender") from error
         if sample is None:
             return None
-        try:
-            offset = self._inlet.time_correction(timeout=_OPEN_S)
-        except RuntimeError:
-            offset = 0.0  # exact on one machine, which is where markers mostly come from
-        label = sample[0] if isinstance(sample[0], str) else f"{sample[0]:.10g}"
-        return Marker(label, self._time(stamp + offset))
+        return Marker(_label(sample[0]), self._time(stamp + self._offset, local_clock()))
 
-    def _time(self, t: float) -> float:
-        now = local_clock()
-        if abs(t - now) < _FOREIGN_S:
+    def _time(self, t: float, t_arrived: float) -> float:
+        if abs(t - t_arrived) < _FOREIGN_S:
             return t
         if not self._told_foreign:
             self._told_foreign = True
             log.warning("stamps of stream %s are not of LSL's clock: markers count from when they arrive", self.name)
-        return now
+        return t_arrived
+
+
+def _label(value: bytes | np.generic) -> str:
+    """Text as it is, whole numbers in full, and others without the digits that float32 makes up."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value) if isinstance(value, np.integer) else f"{float(value):.10g}"

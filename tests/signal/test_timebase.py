@@ -172,7 +172,7 @@ def test_loss_too_short_to_see_at_once_is_counted_within_a_second_and_a_half(n_l
 
 @pytest.mark.parametrize("n_short", [4, 6, 8])
 def test_gap_soon_after_a_shorter_one_is_counted_alone(n_short: int) -> None:
-    """A loss noticed in the very chunk that holds the next one is not counted again, nor paid for with later samples."""
+    """A loss noticed in the very chunk that holds the next one is not counted again, at the cost of later samples."""
     timebase = TimeBase(SFREQ)
     n_settled, n_between, n_long, n_after = 4000, 200, 300, 1000
     sent = np.arange(n_settled + n_between + n_after)
