@@ -185,6 +185,7 @@ class Pipeline:
                         for epoch in session.path(chunk):
                             self._enqueue(epoch, session)
                         self._count_markers(session)
+                        await asyncio.sleep(0)  # the guard is asked of an epoch before it hears of newer samples
             except StreamLost as lost:
                 if self.status.session is None:
                     raise  # it was never there: the source has waited as long as it was told to
@@ -192,6 +193,7 @@ class Pipeline:
                 losses = await _back_off(lost, losses)
             else:
                 self.status.source = "ended"
+                self._end_markers()
                 self._slot.close()
                 return
 
@@ -224,6 +226,13 @@ class Pipeline:
             for reason, n_markers in session.path.take_dropped().items():
                 self._metrics.markers_dropped.labels(session.info.name, reason).inc(n_markers)
 
+    def _end_markers(self, heir: EpochStream | None = None) -> None:
+        """Hand on the markers that are ahead of their samples, and count those whose samples will not come."""
+        session = self.status.session
+        if session is not None and isinstance(session.path, MarkerEpochs):
+            session.path.end(heir if isinstance(heir, MarkerEpochs) else None)
+            self._count_markers(session)
+
     async def _session_for(self, info: StreamInfo) -> Session:
         """The present session if the stream has not changed, else a new one.
 
@@ -238,7 +247,9 @@ class Pipeline:
                         "rejects: restore the device, or set it to rebuild"
                     )
                 log.warning("stream %s came back with another rate or other channels: rebuilding", info.name)
-            session = self.status.session = await self._open_session(info, self.status.epochs)
+            session = await self._open_session(info, self.status.epochs)
+            self._end_markers(session.path)
+            self.status.session = session
             self._opened.set()
             log.info("stream %s (%d channels, %g Hz): %s", info.name, info.n_chans, info.sfreq, _words(session.meta))
             if session.reuse:
@@ -251,7 +262,7 @@ class Pipeline:
         self.status.epochs += 1
         self._metrics.epochs.labels(epoch.info.name).inc()
         # One that goes on at once is asked about while the model runs; one that has to wait, before that is forgotten.
-        goes_on = not self._inferring and not len(self._slot)
+        goes_on = epoch.marker is None and not self._inferring and not len(self._slot)
         raw = None if goes_on else session.guard.raw_quality(epoch)
         self._slot.put(_Waiting(epoch, raw, session, self._clock()))
         if self._only_latest:

@@ -24,7 +24,7 @@ from streamnode.models.eegpt import Eegpt, EegptConfig
 from streamnode.models.weights import load_strict
 from streamnode.montage import make_montage
 from streamnode.pipeline import Pipeline, Session
-from streamnode.types import Chunk, ModelOutput, OutputMeta, Source, StreamInfo, WeightsInfo
+from streamnode.types import Chunk, Marker, ModelOutput, OutputMeta, Source, StreamInfo, WeightsInfo
 
 CH_NAMES = ("Fp1", "Fp2", "C3", "C4", "O1", "O2")
 INFO = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES))
@@ -70,6 +70,7 @@ class Scripted:
     info: StreamInfo
     chunks: Iterable[Chunk]
     lost: bool = False
+    at_once: bool = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,10 +79,28 @@ class Scripted:
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         for chunk in self.chunks:
-            await asyncio.sleep(0)
+            if not self.at_once:
+                await asyncio.sleep(0)
             yield chunk
         if self.lost:
             raise StreamLost("the script says so")
+
+
+@dataclass
+class Told:
+    """A source of markers that knows them all beforehand, and then waits for ever."""
+
+    markers: Iterable[Marker]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def __aiter__(self) -> AsyncIterator[Marker]:
+        for marker in self.markers:
+            yield marker
+        await asyncio.Event().wait()
 
 
 class Absent(Scripted):
@@ -165,6 +184,7 @@ def rig(folder: Path, engine: Engine) -> Callable[..., Rig]:
         engine: Engine = engine,
         worker: Worker | None = None,
         change: Callable[[Session], Session] = lambda session: session,
+        markers: Sequence[float] = (),
         **wishes: str,
     ) -> Rig:
         node_config = configure(folder, **wishes)
@@ -187,6 +207,7 @@ def rig(folder: Path, engine: Engine) -> Callable[..., Rig]:
             rebuild=build.rebuilds(node_config.streams[0]),
             clock=build.clock,
             metrics=metrics,
+            open_markers=(lambda: Told([Marker(f"at {t:g}", t) for t in markers])) if markers else None,
         )
         return Rig(pipeline, metrics, sinks[0], asked)
 
@@ -310,6 +331,49 @@ async def test_bad_channel_is_flagged_and_kept(rig: Callable[..., Rig]) -> None:
     await it.pipeline.run()
     assert [output.bad_channels for output in it.sink.outputs] == [("C3",), ("C3",)]
     assert all(np.isfinite(output.arrays()["attention"]).all() for output in it.sink.outputs)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_raw_faults_are_known_however_many_chunks_wait(rig: Callable[..., Rig], *, at_once: bool) -> None:
+    """A channel that stands still for a while is flagged in all epochs that hold it, and only there."""
+    source = life(9)
+    source.at_once = at_once
+    for piece in list(source.chunks)[1:4]:
+        piece.data[:, CH_NAMES.index("C3")] = 7.0
+    it = rig(source)
+    await it.pipeline.run()
+    flagged = [output.seq for output in it.sink.outputs if output.bad_channels == ("C3",)]
+    assert (flagged, len(it.sink.outputs)) == ([0, 1, 2, 3], 9)
+
+
+async def test_a_clock_that_leaps_ends_nothing(rig: Callable[..., Rig]) -> None:
+    """A run that begins long after the last one by its clock, but at once, costs no epoch of either."""
+    it = rig(Scripted(INFO, [*life(1).chunks, *life(1, run=1).chunks], at_once=True))
+    await it.pipeline.run()
+    assert [(output.seq, output.run) for output in it.sink.outputs] == [(0, 0), (1, 1)]
+
+
+MARKED = "markers: {source_id: m, labels: ['*'], tmin_s: 0.0, tmax_s: 5.0}"
+
+
+async def test_markers_whose_samples_never_come_are_counted(rig: Callable[..., Rig]) -> None:
+    """At the end of a source every marker has its epoch or a counted reason, be its samples there in part or not."""
+    it = rig(life(4), markers=[1.0, 5.0, 50.0], epoch=MARKED)
+    await it.pipeline.run()
+    assert [output.marker for output in it.sink.outputs] == [Marker("at 1", 1.0)]
+    assert it.dropped("markers", stream="headset", reason="run_ended") == 2
+
+
+async def test_markers_outlive_a_change_of_the_stream(rig: Callable[..., Rig]) -> None:
+    """A marker ahead of its samples gets them from the changed stream; one that had some of the old ones is counted."""
+    fewer = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(CH_NAMES[:4]))
+    it = rig(life(4, lost=True), life(4, run=1, info=fewer), markers=[1.0, 5.0, 101.0], epoch=MARKED)
+    await it.pipeline.run()
+    assert [(output.marker, output.run) for output in it.sink.outputs] == [
+        (Marker("at 1", 1.0), 0),
+        (Marker("at 101", 101.0), 1),
+    ]
+    assert it.dropped("markers", stream="headset", reason="run_ended") == 1
 
 
 async def test_masked_channel_is_as_if_it_were_not_there(rig: Callable[..., Rig]) -> None:

@@ -46,8 +46,8 @@ class Guard:
         raw: the stream as the source yields it.
         info: the stream as the model sees it.
         policy: what to do about bad channels.
-        horizon_s: how long before the start of a chunk an epoch may begin that comes after it: its own length, the
-            delay of the signal path, and how late a marker may be.
+        horizon_s: how much before the start of a chunk an epoch may begin that comes after it, in seconds of samples:
+            its own length, the delay of the signal path, and how late a marker may be.
         line_hz: mains frequency; None watches for 50 and 60 Hz.
         least: an epoch with fewer channels left is given up.
     """
@@ -66,6 +66,8 @@ class Guard:
         self._horizon_s, self._line_hz = horizon_s, line_hz
         self._new_monitor = partial(RawMonitor, raw, horizon_s=horizon_s, line_hz=line_hz)
         self._monitors: dict[int, RawMonitor] = {}  # by run: an epoch may be asked for when its run is already over
+        self._ends: dict[int, int] = {}  # of these runs, counted in samples from the first of all, silence left out
+        self._n_times = 0
 
     @property
     def only_flags(self) -> bool:
@@ -75,9 +77,12 @@ class Guard:
     def watch(self, chunk: Chunk) -> None:
         """Take note of raw samples, before the epochs they complete."""
         if chunk.run not in self._monitors:
-            first_needed = chunk.t0 - self._horizon_s
-            self._monitors = {run: past for run, past in self._monitors.items() if past.t_last >= first_needed}
+            first_needed = self._n_times - self._horizon_s * self._raw.sfreq
+            self._ends = {run: end for run, end in self._ends.items() if end >= first_needed}
+            self._monitors = {run: self._monitors[run] for run in self._ends}
             self._monitors[chunk.run] = self._new_monitor()
+        self._n_times += chunk.n_times
+        self._ends[chunk.run] = self._n_times
         self._monitors[chunk.run](chunk)
 
     def raw_quality(self, epoch: Epoch) -> Quality:

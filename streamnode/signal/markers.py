@@ -162,6 +162,19 @@ class MarkerEpocher:
         del self._spans[: bisect_right(self._spans, self._ring.first, key=attrgetter("end"))]
         return epochs
 
+    def end(self, heir: MarkerEpocher | None = None) -> None:
+        """No more samples come: markers that are ahead of them go to the heir, which has had none yet.
+
+        Without an heir they are counted as dropped, as are those that have only a part of their samples.
+        """
+        ahead, begun = self._ahead, self._begun
+        self._ahead, self._begun = [], []
+        self.dropped["run_ended"] += len(begun)
+        if heir is None:
+            self.dropped["run_ended"] += len(ahead)
+        else:
+            heir._ahead = ahead  # noqa: SLF001  (one of its kind)
+
     def _open(self, chunk: Chunk) -> _Span:
         """A place in the ring for a chunk; if it begins a run, nothing more comes of the windows of the one before."""
         first = self._ring.end

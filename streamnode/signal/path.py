@@ -151,6 +151,10 @@ class MarkerEpochs:
         """Take in the next samples and return the epochs they complete, in order."""
         return self._take_along(self._epocher(self._chain(chunk)))
 
+    def end(self, heir: MarkerEpochs | None = None) -> None:
+        """No more samples come, but to the heir; see `MarkerEpocher.end`."""
+        self._epocher.end(None if heir is None else heir._epocher)  # noqa: SLF001  (one of its kind)
+
     def _take_along(self, epochs: list[Epoch]) -> list[Epoch]:
         return epochs if self._std is None else list(map(self._std, epochs))
 
