@@ -49,6 +49,8 @@ _MAX_SLEW_S = 1.0
 _LEAK = 1e-4  # seconds a second: no quartz is worse
 _FIRST_SD = (0.05, 0.01)  # of the first stamp, seconds; of the rate, relative
 _WANDER = 1e-6  # of the rate, relative, in a second
+_MEMORY = 16  # blocks over which their scatter is averaged
+_NO_STAMP_S = 1e11  # no clock has run so long, and beyond float64 has no digits left to tell samples apart
 _TICK_S = 1e-6  # below this stamps are equal: a float64 of Unix time resolves a quarter of it
 
 
@@ -139,6 +141,7 @@ class TimeBase:
         self._offset, self._lag, self._t_arrived, self._elapsed_s = 0.0, math.inf, -math.inf, 0.0
         self._point = 0.0
         self._point_sd = self._noise_sd = 1e-3  # of points about the line; from one to the next, where no lag shows
+        self._n_settled = 0  # blocks that these two know
         self._reach, self._top = 0.3, 0.0  # how far stamps scatter: at most of late, in the last block
         self._highest = 0.0  # magnitude of the errors of this block
         self._open: float | None = None  # error of the last sample, until the next tells whether it was held up
@@ -153,7 +156,8 @@ class TimeBase:
         """Place the next samples.
 
         Args:
-            stamps: `(n_times,)` seconds on the clock of the source; may be empty. NaN and zero are no stamps.
+            stamps: `(n_times,)` seconds on the clock of the source; may be empty. NaN, zero and what no clock can
+                have reached are no stamps.
             t_arrived: LSL time at which they reached this process.
 
         Returns:
@@ -200,7 +204,8 @@ class TimeBase:
 
     def _without_holes(self, stamps: Float64Array, t_arrived: float) -> tuple[Float64Array, bool]:
         """The stamps with what is none replaced: from the others, or else from arrival; and whether there was any."""
-        good = np.isfinite(stamps) & (np.abs(stamps) > _TICK_S)  # liblsl takes a stamp of exactly zero for "now"
+        size = np.abs(stamps)
+        good = (size > _TICK_S) & (size < _NO_STAMP_S)  # liblsl takes a stamp of exactly zero for "now"
         if good.all():
             return stamps, True
         ramp: Float64Array = np.arange(len(stamps), dtype=np.float64) * self._period
@@ -259,7 +264,7 @@ class TimeBase:
     def _fall_back(self, errors: Float64Array, lag: float, line: _Line) -> int:
         """Leave out stale samples until one is up to date. Returns how many."""
         if errors.max() < -_CLOCK_SET_S:
-            self._set_clock(float(errors[0]), lag, line)
+            self._set_clock(float(np.median(errors)), lag, line)
             return 0
         current = errors + line.period * np.arange(len(errors)) > -line.period / 2
         self._behind = not current.any()
@@ -346,8 +351,10 @@ class TimeBase:
         """Correct the line by a block that is where it should be, and keep book of how much such blocks scatter."""
         floor = max(doubt, line.period / 50)
         step_sd, self._point = abs(point - self._point) / math.sqrt(2), point
-        self._noise_sd = _recent(self._noise_sd, min(step_sd, 2 * max(self._noise_sd, floor)))
-        self._point_sd = _recent(self._point_sd, min(abs(point), 2 * max(self._point_sd, floor)))
+        self._n_settled += 1
+        weight = 1 / min(self._n_settled + 1, _MEMORY)  # what was guessed at first counts as one block
+        self._noise_sd = _recent(self._noise_sd, min(step_sd, 2 * max(self._noise_sd, floor)), weight)
+        self._point_sd = _recent(self._point_sd, min(abs(point), 2 * max(self._point_sd, floor)), weight)
         line.correct(point, max(self._noise_sd, floor) ** 2)
         self.jitter_s += (spread - self.jitter_s) / 8
         self._top = min(self._highest, 1.0)
@@ -366,6 +373,6 @@ def _largest(errors: Float64Array) -> float:
     return float(np.maximum.reduce(np.abs(errors)))
 
 
-def _recent(sd: float, deviation: float) -> float:
-    """A standard deviation over the last 16 or so, one more taken in."""
-    return math.sqrt((15 * sd**2 + deviation**2) / 16)
+def _recent(sd: float, deviation: float, weight: float) -> float:
+    """A standard deviation, one more deviation taken in."""
+    return math.sqrt((1 - weight) * sd**2 + weight * deviation**2)

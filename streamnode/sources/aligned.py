@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Self
 
@@ -74,9 +73,8 @@ class AlignedSource:
         """Close all streams."""
         for reader in self._readers:
             reader.cancel()
-        for reader in self._readers:
-            with suppress(asyncio.CancelledError):
-                await reader
+        if self._readers:
+            await asyncio.wait(self._readers)  # which lets through that this task is itself cancelled
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         """Joined chunks in order. Raises what any of the streams raises."""

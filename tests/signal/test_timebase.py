@@ -184,6 +184,18 @@ def test_gap_soon_after_a_shorter_one_is_counted_alone(n_short: int) -> None:
     assert spans[-1].start + (spans[-1].rows.stop - spans[-1].rows.start) == sent[-1] + 1
 
 
+@pytest.mark.parametrize(("t", "n_lost"), [(2, 5), (3, 4), (6, 2), (20, 1)])
+def test_short_loss_soon_after_the_start_is_counted(t: int, n_lost: int) -> None:
+    """Exact stamps at 1 kHz: what they scatter by is known in seconds, and so is what is too much for it."""
+    sfreq, chunk, n_before = 1000.0, 20, 1000 * t
+    sent = np.arange(n_before + 5000)
+    sent[n_before:] += n_lost
+    timebase = TimeBase(sfreq)
+    for stamps in np.split(T0 + sent / sfreq, range(chunk, len(sent), chunk)):
+        timebase.add(stamps, stamps[-1] + DELAY_S)
+    assert (timebase.lost, timebase.stale) == (n_lost, 0)
+
+
 def test_an_hour_of_bursts_has_no_gap() -> None:
     """Nine samples stamped 10 us apart every 30 ms are one run, timed by the last of each burst."""
     trial = virtual_device(3600, chunk=9, sfreq=300.0, burst_s=1e-5)
@@ -234,6 +246,19 @@ def test_one_wild_stamp_changes_nothing() -> None:
     spans = timebase.add(stamps, T0 + 1010 / SFREQ) + add_exact(timebase, 1010, 1000)
     assert (n_placed(spans), spans[-1].run, timebase.lost, timebase.stale) == (1010, 0, 0, 0)
     assert spans[-1].t0 == pytest.approx(T0 + 2000 / SFREQ, abs=1e-4)
+
+
+@pytest.mark.parametrize("first", [-1e300, -1e18, -1e12, -1e6, 1e-3, 1e12, 1e300])
+def test_an_absurd_stamp_where_the_clock_is_set_back_loses_nothing(first: float) -> None:
+    """The clock is set back and the first stamp after that is nonsense: one sample at most is left out, none lost."""
+    timebase = TimeBase(SFREQ)
+    add_exact(timebase, 0, 4000)
+    stamps = exact_stamps(10, 4000) - 5
+    stamps[0] = first
+    timebase.add(stamps, exact_stamps(1, 4010)[0])
+    add_exact(timebase, 4010, 1000, shift_s=-5)
+    assert timebase.lost == 0
+    assert timebase.stale <= 1
 
 
 @pytest.mark.parametrize("n_times", [2, 25])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -91,6 +91,36 @@ async def test_stream_that_is_not_there_closes_the_others() -> None:
         async with joined([left, right]):
             pytest.fail("opened without its second stream")
     assert left.closed
+
+
+@dataclass
+class SlowToClose(Scripted):
+    """Says when its closing has begun, and closes once it may."""
+
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    may_close: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.closing.set()
+        await self.may_close.wait()
+        self.closed = True
+
+
+async def test_a_task_cancelled_while_its_source_closes_ends() -> None:
+    """Whoever stops a node while a lost source is being closed is heard: the task does not go on to open another."""
+    lost = Scripted(stream("left", "C3"), 10, error=StreamLost("gone"))
+    slow = SlowToClose(stream("right", "C4"), 10)
+
+    async def read() -> None:
+        async with joined([lost, slow]) as source:
+            await until_lost(source)
+
+    reading = asyncio.create_task(read())
+    await slow.closing.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    slow.may_close.set()
 
 
 async def test_streams_that_do_not_fit_are_refused() -> None:
