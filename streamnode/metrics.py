@@ -10,6 +10,7 @@ Names follow `streamnode_<what>_<unit>[_total]`. A drop is always counted with i
              pace         it waited too long for a model that draws step by step
     outputs  sink_full    a sink could not keep up
              sink_error   a sink was offline or refused
+             stopped      a sink had not taken them when the node was stopped
     samples  reader_full  the node itself was too slow to take them from the reader thread
              stale        they came twice, or after later ones: their time had already been accounted for
              unpartnered  another stream that this one is aligned with had nothing for their time

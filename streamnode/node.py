@@ -9,17 +9,18 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from threadpoolctl import threadpool_limits
 
 from streamnode import build
+from streamnode.aside import aside
 from streamnode.config import NodeConfig, SourceConfig
 from streamnode.errors import StreamLost, StreamnodeError
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
 from streamnode.pipeline import Pipeline, Session
-from streamnode.types import StreamInfo
+from streamnode.types import Sink, StreamInfo
 from streamnode.web.app import NodeView, make_app, serve
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
     try:
         async with asyncio.TaskGroup() as tasks:
             # Loading takes seconds and fails often: it runs beside the search for the stream, and ends it on failure.
-            loading = tasks.create_task(asyncio.to_thread(build.load_engine, config.model), name="load")
+            loading = tasks.create_task(aside(build.load_engine, config.model), name="load")
             metrics = Metrics()
             async with AsyncExitStack() as stack:
                 loading.add_done_callback(stack.enter_context(_garbage_put_off()))
@@ -52,8 +53,9 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
                     view = NodeView(config, [pipeline.status for pipeline in pipelines], metrics)
                     url = await stack.enter_async_context(serve(make_app(view), config.node.http))
                     log.info("status page at %s", url)
+                sinks = await stack.enter_async_context(_ClosedTogether())
                 for sink in (sink for pipeline in pipelines for sink in pipeline.sinks):
-                    await stack.enter_async_context(sink)
+                    await sinks.open(sink)
                 if loading.done():
                     await loading  # its failure has cancelled this task, which asyncio.wait_for of 3.11 may swallow
                 if on_start is not None:
@@ -69,13 +71,36 @@ async def run(config: NodeConfig, *, on_start: Callable[[Sequence[Pipeline]], No
         raise _first(errors) from None
 
 
+class _ClosedTogether:
+    """Sinks opened one by one and closed all at once, for each may have to wait for a broker that is silent."""
+
+    def __init__(self) -> None:
+        self._open: list[Sink] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def open(self, sink: Sink) -> None:
+        """Open another."""
+        await sink.__aenter__()
+        self._open.append(sink)
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close all. Raises the first error of any, once all are closed."""
+        errors = await asyncio.gather(
+            *(sink.__aexit__(None, None, None) for sink in self._open), return_exceptions=True
+        )
+        for error in filter(None, errors):
+            raise error
+
+
 def _pipeline(
     config: NodeConfig, source: SourceConfig, loading: asyncio.Task[Engine], worker: Worker, metrics: Metrics
 ) -> Pipeline:
     """What one stream passes through; model and thread are shared by all."""
 
     async def open_session(info: StreamInfo, first_seq: int) -> Session:
-        session = await asyncio.to_thread(build.open_session, config, await loading, info, first_seq)
+        session = await aside(build.open_session, config, await loading, info, first_seq)
         worker.warm_up(session.feed, len(config.streams))
         return session
 
@@ -125,7 +150,7 @@ def _garbage_put_off() -> Iterator[Callable[[object], None]]:
 
 
 async def run_until_signal(config: NodeConfig) -> None:
-    """`run`, ended cleanly by SIGINT or SIGTERM; a second signal ends it at once."""
+    """`run`, ended cleanly by SIGINT or SIGTERM; a second signal ends the process at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     signalled = False
@@ -135,6 +160,7 @@ async def run_until_signal(config: NodeConfig) -> None:
         signalled = True
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

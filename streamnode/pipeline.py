@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # a node looks for its stream while torch is still being impo
 log = logging.getLogger(__name__)
 
 _SINK_BACKLOG = 64
+_DRAIN_S = 2.0
 _RETRY_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -158,14 +159,34 @@ class Pipeline:
 
     async def run(self) -> None:
         """Run until a finite source ends. Raises the first error that retrying cannot mend."""
-        async with asyncio.TaskGroup() as tasks:
-            acquiring = tasks.create_task(self._acquire(), name="acquire")
-            if self._open_markers is not None:
-                marking = tasks.create_task(self._mark(self._open_markers), name="mark")
-                acquiring.add_done_callback(lambda _: marking.cancel())
-            tasks.create_task(self._infer(), name="infer")
-            for sink, channel in self._channels:
-                tasks.create_task(self._publish(sink, channel), name=f"publish {sink.name}")
+        async with asyncio.TaskGroup() as sinks:
+            publishing = [
+                sinks.create_task(self._publish(sink, channel), name=f"publish {sink.name}")
+                for sink, channel in self._channels
+            ]
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    acquiring = tasks.create_task(self._acquire(), name="acquire")
+                    if self._open_markers is not None:
+                        marking = tasks.create_task(self._mark(self._open_markers), name="mark")
+                        acquiring.add_done_callback(lambda _: marking.cancel())
+                    tasks.create_task(self._infer(), name="infer")
+                await asyncio.gather(*publishing)
+            except BaseException:  # an error, or whoever runs this has had enough
+                await self._drain(publishing)
+                raise
+
+    async def _drain(self, publishing: Sequence[asyncio.Task[None]]) -> None:
+        """Nothing more is inferred: leave sinks a moment to take what has been, and count what they do not."""
+        for _, channel in self._channels:
+            channel.close()
+        if publishing:
+            await asyncio.wait(publishing, timeout=_DRAIN_S)
+        for (sink, channel), task in zip(self._channels, publishing, strict=True):
+            if not task.done():
+                n_left = len(channel) + 1  # the one it was about to take
+                log.warning("%s did not take its last %d results within %g s", sink.name, n_left, _DRAIN_S)
+                self._metrics.outputs_dropped.labels(sink.name, "stopped").inc(n_left)
 
     async def _acquire(self) -> None:
         """Open the source, and again after every loss; end the slot when it ends for good."""

@@ -16,7 +16,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import unquote
 
@@ -49,6 +49,8 @@ class Hub:
         xet: offer downloads by the Xet protocol, and then refuse its token.
         cut_after: break the next download off after so many bytes, once.
         claimed_size: the size to announce instead of the true one.
+        asked: set by the first download.
+        answers: clear it, and downloads get no answer.
         requests: in the order of their arrival.
     """
 
@@ -61,7 +63,12 @@ class Hub:
     xet: bool = False
     cut_after: int | None = None
     claimed_size: int | None = None
+    asked: Event = field(default_factory=Event)
+    answers: Event = field(default_factory=Event)
     requests: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def publish(self, repo: str, filename: str, contents: bytes, *, revision: str = "main") -> str:
         """Put a file at the head of a revision; returns its commit."""
@@ -88,6 +95,7 @@ def serve() -> Iterator[Hub]:
         try:
             yield hub
         finally:
+            hub.answers.set()
             server.shutdown()
             thread.join()
 
@@ -165,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, commit: str, contents: bytes) -> None:
         first, cut = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")), None
         if self.command == "GET":
+            self.hub.asked.set()
+            self.hub.answers.wait()
             cut, self.hub.cut_after = self.hub.cut_after, None
         body = contents[first:cut] if self.command == "GET" else b""
         self._record(len(body))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from streamnode import __version__
 from streamnode.models.luna import VARIANTS, random_state
 from streamnode.montage import make_montage
 from streamnode.sinks.lsl import EegOutlet
@@ -227,6 +228,26 @@ def test_interrupt_ends_the_node_cleanly(tmp_path: Path) -> None:
     assert process.returncode == 0, said
     assert any("stopped" in line for line in said)
     assert not any("Traceback" in line for line in said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_node_whose_download_hangs(tmp_path: Path, number: signal.Signals) -> None:
+    """A node that is still waiting for weights ends as cleanly as any: exit code 0, and nothing is waited for."""
+    with serve() as hub:
+        hub.publish("PulpBio/LUNA", "LUNA_base.safetensors", b"not looked at")
+        hub.answers.clear()
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        command = [*CLI, "run", str(write(tmp_path, weights="hub"))]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}) as process:
+            assert hub.asked.wait(40)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=20)
+    assert (process.returncode, "stopped" in said, "Traceback" in said) == (0, True, False), said
+
+
+def test_version_needs_no_verb() -> None:
+    """`streamnode --version` prints it and nothing else."""
+    assert run("--version").stdout == f"{__version__}\n"
 
 
 def test_unknown_recording_is_one_sentence(tmp_path: Path) -> None:

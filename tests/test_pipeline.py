@@ -459,6 +459,49 @@ async def test_slow_sink_holds_up_nobody_and_its_losses_are_counted(rig: Callabl
     assert len(slow.outputs) + lost == 80
 
 
+def endless(n_epochs: int) -> Scripted:
+    """A life that goes on after so many epochs, without another sample."""
+
+    class Endless(Scripted):
+        async def __aiter__(self) -> AsyncIterator[Chunk]:
+            async for piece in super().__aiter__():
+                yield piece
+            await asyncio.Event().wait()
+
+    return Endless(INFO, life(n_epochs).chunks)
+
+
+async def test_results_that_wait_when_a_node_is_stopped_are_published(rig: Callable[..., Rig]) -> None:
+    """Sinks that are behind get a moment to take what has been inferred."""
+    slow, fast = Memory("slow"), Memory("fast", last=9)
+    slow.gate.clear()
+    it = rig(endless(10), sinks=[slow, fast])
+    task = asyncio.create_task(it.pipeline.run())
+    await fast.done.wait()
+    task.cancel()
+    slow.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [output.seq for output in slow.outputs] == list(range(10))
+
+
+async def test_results_that_a_stopped_node_cannot_publish_are_counted(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that hangs does not keep a node from ending; what it has not taken by then is counted and told."""
+    monkeypatch.setattr("streamnode.pipeline._DRAIN_S", 0.01)
+    hangs, fast = Memory("hangs"), Memory("fast", last=9)
+    hangs.gate.clear()
+    it = rig(endless(10), sinks=[hangs, fast])
+    task = asyncio.create_task(it.pipeline.run())
+    await fast.done.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (hangs.outputs, it.dropped("outputs", sink="hangs", reason="stopped")) == ([], 10)
+    assert "hangs did not take its last 10 results" in caplog.text
+
+
 async def test_trace_is_in_order(rig: Callable[..., Rig]) -> None:
     """The stations of an epoch are stamped in the order it passes them."""
     it = rig(life(1))

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from streamnode import __version__
+from streamnode.aside import leave
 from streamnode.cli import bench, files, live, models
 from streamnode.errors import StreamnodeError
 
@@ -30,22 +31,34 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Entry point of the `streamnode` command."""
+    leave(_exit_code())
+
+
+def _exit_code() -> int:
     try:
         app()
     except StreamnodeError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  (as typer calls it)
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
     *,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[  # noqa: ARG001  (its call-back has seen to it)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
