@@ -29,7 +29,8 @@ from streamnode.errors import ContractError, StreamLost
 from streamnode.metrics import Metrics
 from streamnode.montage import coverage, make_montage
 from streamnode.signal.timebase import TimeBase
-from streamnode.sources.lsl_info import Column, eeg_columns, in_metres, to_microvolts
+from streamnode.sources.columns import Column, in_metres, to_microvolts
+from streamnode.sources.lsl_info import eeg_columns
 from streamnode.sources.lsl_poll import UNPACK_S, Pulled, Readers, Tap, local_clock, tell
 from streamnode.sources.lsl_resolve import LslQuery, Sighting, resolve, streams_in_sight
 from streamnode.types import Chunk, Float32Array, StreamInfo
@@ -79,7 +80,8 @@ class _Stream:
         self._rows_at, self._stamps_at = self._rows.ctypes.data, self._stamps.ctypes.data
         picks = np.array([c.index for c in columns], dtype=np.intp)
         self._picks: slice | NDArray[np.intp] = slice(None) if len(picks) == seen.n_chans else picks
-        scale = to_microvolts(seen.name, columns)
+        labels, units = [c.label for c in columns], [c.unit for c in columns]
+        scale = to_microvolts(f"LSL stream {seen.name!r}", labels, units)
         self._scale = None if (scale == 1).all() else scale
 
     def pull(self, wait_s: float, not_before: float) -> Pulled | None:

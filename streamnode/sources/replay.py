@@ -23,9 +23,11 @@ from scipy.io.matlab import MatReadError
 
 from streamnode.errors import ConfigError, ContractError
 from streamnode.montage import clean_name, make_montage
+from streamnode.sources.columns import in_metres, microvolts, to_microvolts
 from streamnode.sources.csv_table import CsvTable
 from streamnode.sources.pacing import Annotation, Block, chunks
 from streamnode.sources.runs import WHOLE, Marked, Run, places_of, runs_of_marks, runs_of_records, runs_of_stamps
+from streamnode.sources.xdf_streams import described_columns, markers, the_eeg
 from streamnode.types import Chunk, Clock, Float32Array, Float64Array, FloatArray, StreamInfo
 
 _log = logging.getLogger(__name__)
@@ -35,9 +37,7 @@ _NOT_EEG = re.compile(
 )
 """Labels of other signals, which most formats cannot tell from EEG and readers therefore call EEG."""
 
-_MICROVOLTS = {"nv": 1e-3, "uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6}
 _AT_ONCE = 1 << 16  # samples converted to microvolts at a time: a long recording is in memory once
-_MICROVOLTS |= {"nanovolts": 1e-3, "microvolts": 1.0, "millivolts": 1e3, "volts": 1e6}
 
 _EEG_UV = (0.05, 5000.0)  # far beyond what EEG and its artefacts reach, and far within a factor of 1000 or a million
 
@@ -207,7 +207,8 @@ class _Labels:
         name = self.path.stem
         info = StreamInfo(name, f"streamnode-play:{name}", "EEG", float(sfreq), make_montage(labels, ch_pos, self.cap))
         recording = Recording(info, np.ascontiguousarray(data, dtype=np.float32), runs=runs)
-        within = [event for event in events if any(round(event.t_s * sfreq) in span for span in recording.spans)]
+        timed = [event for event in events if math.isfinite(event.t_s)]
+        within = [event for event in timed if any(round(event.t_s * sfreq) in span for span in recording.spans)]
         if len(within) < len(events):
             _log.info("%s: left out %d annotations beyond the data", self.path.name, len(events) - len(within))
         if len(runs) > 1:
@@ -270,51 +271,27 @@ def _place(channel: Mapping[str, Any]) -> Float64Array:
 def _read_xdf(path: Path, labels: _Labels) -> Recording:
     with _reading(path):
         streams, _ = _package("pyxdf").load_xdf(path, dejitter_timestamps=False)
-    eeg = _the_eeg(path, streams)
-    names, units, kinds = _xdf_channels(eeg["info"])
-    keep = labels.pick(names, [kind.upper() in {"", "EEG"} for kind in kinds])
-    names = labels.read_as(names)
+    eeg = the_eeg(path, streams)
+    columns = described_columns(eeg["info"])
+    keep = labels.pick([c.label for c in columns], [c.is_eeg for c in columns])
+    names = labels.read_as([c.label for c in columns])
     sfreq = float(eeg["info"]["nominal_srate"][0])
     if sfreq <= 0:
         raise ConfigError(f"{path} has EEG of irregular rate: only regularly sampled EEG can be played")
     taken, runs = runs_of_stamps(eeg["time_stamps"], sfreq)
-    data = np.asarray(eeg["time_series"])[taken][:, keep] * [_MICROVOLTS.get(units[i].lower(), 1.0) for i in keep]
-    marks = [
-        (float(t), str(label[0]))
-        for stream in streams
-        if stream["info"]["channel_format"][0] == "string"
-        for t, label in zip(stream["time_stamps"], stream["time_series"], strict=True)
-    ]
+    names, units = [names[i] for i in keep], [columns[i].unit for i in keep]
+    data = np.asarray(eeg["time_series"])[taken][:, keep] * to_microvolts(path.name, names, units)
+    marks = markers(streams)
     places = places_of([t for t, _ in marks], eeg["time_stamps"][taken], runs, sfreq)
     events = [Annotation(place / sfreq, 0.0, label) for place, (_, label) in zip(places, marks, strict=True)]
-    return labels.recording([names[i] for i in keep], sfreq, data, events=events, runs=runs)
-
-
-def _the_eeg(path: Path, streams: Sequence[Any]) -> Any:
-    found = [stream for stream in streams if stream["info"]["type"][0].upper() == "EEG" and len(stream["time_stamps"])]
-    if not found:
-        raise ContractError(f"{path} has no stream of type EEG with samples: choose another recording")
-    if len(found) > 1:
-        names = ", ".join(stream["info"]["name"][0] for stream in found)
-        raise ConfigError(f"{path} has several EEG streams ({names}): save the one to play as a file of its own")
-    return found[0]
-
-
-def _xdf_channels(info: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    """Labels, units and types as the stream describes them; numbers for labels where it does not."""
-    described = (info.get("desc") or [None])[0] or {}
-    channels = ((described.get("channels") or [None])[0] or {}).get("channel", [])
-    n_chans = int(info["channel_count"][0])
-    if len(channels) != n_chans:
-        channels = [{}] * n_chans
-    labels, units, kinds = ([(c.get(key) or [None])[0] or "" for c in channels] for key in ("label", "unit", "type"))
-    return [label or f"ch{i}" for i, label in enumerate(labels, 1)], units, kinds
+    ch_pos = in_metres(np.array([columns[i].position for i in keep]))
+    return labels.recording(names, sfreq, data, ch_pos=ch_pos, events=events, runs=runs)
 
 
 def _read_csv(
     path: Path, labels: _Labels, *, unit: str, sfreq: float | None, times: str | None, columns: Sequence[str] | None
 ) -> Recording:
-    if unit.lower() not in _MICROVOLTS:
+    if (scale := microvolts(unit)) is None:
         raise ConfigError(f"{unit!r} is no unit of a CSV file: use V, mV, uV or nV")
     with _reading(path):
         text = path.read_text("utf-8-sig")
@@ -323,7 +300,7 @@ def _read_csv(
     channels = [i for i in range(len(table.names)) if i != time]
     names = [table.names[i] for i in channels]
     keep = labels.pick(names, [True] * len(names))
-    data = table.values([channels[i] for i in keep]) * _MICROVOLTS[unit.lower()]
+    data = table.values([channels[i] for i in keep]) * scale
     typical_uv = float(np.median(np.abs(data - np.median(data, axis=0))))
     if not _EEG_UV[0] < typical_uv < _EEG_UV[1]:
         _log.warning(

@@ -27,8 +27,8 @@ from streamnode.montage import make_montage
 from streamnode.signal.quality import RawMonitor
 from streamnode.signal.timebase import TimeBase
 from streamnode.sinks.lsl import EegOutlet
+from streamnode.sources.columns import Column
 from streamnode.sources.lsl import Fill, LslQuery, LslSource, _Stream
-from streamnode.sources.lsl_info import Column
 from streamnode.sources.lsl_resolve import Sighting
 from streamnode.testing import UNIX_OFFSET_S, ZERO_STAMP
 from streamnode.types import Chunk, Float32Array, StreamInfo

@@ -225,6 +225,105 @@ def test_xdf_with_markers(tmp_path: Path) -> None:
     assert recording.annotations[0].t_s == pytest.approx(1.5, abs=1e-6)
 
 
+UNITS = {
+    **dict.fromkeys(("microvolts", "microvolt", "uV", " µV ", "μV", "-6"), 1.0),
+    **dict.fromkeys(("millivolts", "millivolt", "mV", "-3"), 1e3),
+    **dict.fromkeys(("volts", "volt", " V ", "Volts", "0"), 1e6),
+    **dict.fromkeys(("nanovolt", "nV", "-9"), 1e-3),
+}
+
+
+def described(*channels: str) -> str:
+    return f"<channels>{''.join(f'<channel>{channel}</channel>' for channel in channels)}</channels>"
+
+
+@pytest.mark.parametrize(("unit", "factor"), UNITS.items())
+def test_xdf_units_are_read_as_live(tmp_path: Path, unit: str, factor: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Each spelling that a live stream may use for its unit means the same in a file, without a warning."""
+    desc = described(f"<label>Cz</label><unit>{unit}</unit>")
+    data = RNG.normal(0, 30 / factor, (200, 1)).astype(np.float32)
+    path = xdf_file(tmp_path / "a.xdf", xdf_stream(1, "EEG", list(data), list(1000 + np.arange(200) / 100), desc))
+
+    np.testing.assert_allclose(read(path).data, data * factor, rtol=1e-6)
+    assert "streamnode" not in "".join(record.name for record in caplog.records)
+
+
+def test_xdf_units_that_nobody_knows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A unit that is missing or unknown is taken for microvolts with a warning that names the channels, as live."""
+    channels = ("<label>Fz</label><unit>furlong</unit>", "<label>Cz</label>", "<label>Oz</label><unit>uV</unit>")
+    data = whole_microvolts(200, 3)
+    stamps = list(1000 + np.arange(200) / 100)
+    path = xdf_file(tmp_path / "a.xdf", xdf_stream(1, "EEG", list(data), stamps, described(*channels)))
+
+    np.testing.assert_array_equal(read(path).data, data)
+    assert "a.xdf: no known unit, taken as microvolts: Fz ('furlong'), Cz ('')\n" in caplog.text
+
+
+def test_xdf_description_that_is_longer_or_shorter(tmp_path: Path) -> None:
+    """Where channels are described that were not sent, or too few, the others are what they are said to be, as live."""
+    data, stamps = whole_microvolts(200, 3), list(1000 + np.arange(200) / 100)
+    one_more = DESC.replace("</channels>", "<channel><label>Pz</label></channel></channels>")
+    recording = read(xdf_file(tmp_path / "more.xdf", xdf_stream(1, "EEG", list(data), stamps, one_more)))
+    assert recording.info.ch_names == ("FC5", "Oz")
+    np.testing.assert_array_equal(recording.data, data[:, [0, 2]] * [1e6, 1])
+
+    fewer = described("<label>Fp1</label><unit>mV</unit>", "<label>EOG</label><type>EOG</type>")
+    recording = read(xdf_file(tmp_path / "fewer.xdf", xdf_stream(1, "EEG", list(data), stamps, fewer)))
+    assert recording.info.ch_names == ("Fp1", "ch3")
+    np.testing.assert_array_equal(recording.data, data[:, [0, 2]] * [1e3, 1])
+
+
+def test_xdf_positions_win_as_live(tmp_path: Path) -> None:
+    """A place that the stream tells, in millimetres, wins over the template; zeros and silence tell none."""
+    place = "<location><X>-30</X><Y>90</Y><Z>20</Z></location>"
+    nowhere = "<location><X>0</X><Y>0</Y><Z>0</Z></location>"
+    desc = described(f"<label>Fp1</label>{place}", f"<label>Cz</label>{nowhere}", "<label>Oz</label>")
+    data, stamps = whole_microvolts(200, 3), list(1000 + np.arange(200) / 100)
+    montage = read(xdf_file(tmp_path / "a.xdf", xdf_stream(1, "EEG", list(data), stamps, desc))).info.montage
+    np.testing.assert_allclose(montage.ch_pos, [[-0.03, 0.09, 0.02], *make_montage(["Cz", "Oz"]).ch_pos])
+
+
+@pytest.mark.parametrize(
+    "desc",
+    [
+        *("", "text", "<channels/>", "<channels> </channels>", "<channels>text</channels>"),
+        *(described("", "", ""), described("Fp1", "Cz", "Oz"), described("<label/>", "<label><a/></label>")),
+    ],
+)
+def test_xdf_description_that_says_nothing(tmp_path: Path, desc: str) -> None:
+    """Whatever is in a description that holds no labels, the channels have numbers."""
+    data, stamps = whole_microvolts(200, 3), list(1000 + np.arange(200) / 100)
+    recording = read(xdf_file(tmp_path / "a.xdf", xdf_stream(1, "EEG", list(data), stamps, desc)))
+    assert recording.info.ch_names == ("ch1", "ch2", "ch3")
+
+
+def test_xdf_stream_without_a_type(tmp_path: Path) -> None:
+    """A stream that says nothing of its type is none of EEG, and its text is read as that of others."""
+    data, stamps = whole_microvolts(200, 3), list(1000 + np.arange(200) / 100)
+    path = xdf_file(
+        tmp_path / "a.xdf", xdf_stream(1, "EEG", list(data), stamps, DESC), xdf_stream(2, "", ["go"], [1000.5])
+    )
+    assert [a.description for a in read(path).annotations] == ["go"]
+
+
+def test_xdf_marker_without_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A marker whose stamp is no number lies nowhere: it is left out, and told."""
+    caplog.set_level(logging.INFO)
+    data, stamps = whole_microvolts(200, 3), list(1000 + np.arange(200) / 100)
+    marks = xdf_stream(2, "Markers", ["go", "lost", "gone"], [1000.5, math.nan, math.inf])
+    recording = read(xdf_file(tmp_path / "a.xdf", xdf_stream(1, "EEG", list(data), stamps, DESC), marks))
+    assert [a.description for a in recording.annotations] == ["go"]
+    assert "left out 2 annotations beyond the data" in caplog.text
+
+
+@pytest.mark.parametrize("stamp", [0.0, 5e-324, 1000.0, math.nan])
+def test_xdf_whose_stamps_tell_no_time(tmp_path: Path, stamp: float) -> None:
+    """EEG whose stamps never rise is refused in a sentence, and no sample is taken for a repeat."""
+    path = xdf_file(tmp_path / "a.xdf", xdf_stream(1, "EEG", list(whole_microvolts(200, 3)), [stamp] * 200))
+    with pytest.raises(ConfigError, match=r"a\.xdf has EEG whose stamps tell no time"):
+        read(path)
+
+
 def test_xdf_of_several_eeg_streams_is_refused(tmp_path: Path) -> None:
     """Of two EEG streams neither is taken by chance: the error names both."""
     streams = [xdf_stream(n, "EEG", list(whole_microvolts(5, 2)), [1.0, 1.01, 1.02, 1.03, 1.04]) for n in (1, 2)]
