@@ -18,6 +18,7 @@ from streamnode.types import Float64Array
 _SHORT_S = 0.1  # no run ends for less: what live streams fill in by default
 _HINDSIGHT_S = 6.0  # so long a time base takes to find a gap, and no longer
 _AT_ONCE_S = 0.1  # of stamps, as an inlet would hand them on
+_BURST = 0.1  # of the nominal period: where stamps rise by less a sample, they tell when all came, and no rate
 _ANNOTATIONS = {b"EDF Annotations": 2, b"BDF Annotations": 3}  # label of the signal that tells time: bytes a sample
 
 _SKIP = re.compile("bad_acq_skip", re.IGNORECASE)
@@ -103,8 +104,9 @@ def _line(stamps: Float64Array, sfreq: float) -> tuple[float, float]:
     """Time of the first sample, and from one to the next, by all their stamps."""
     if len(stamps) < 2:
         return float(stamps[0]), 1 / sfreq
-    t0, period_s = np.polynomial.Polynomial.fit(np.arange(len(stamps)), stamps, 1).convert().coef
-    return float(t0), float(period_s)
+    line = np.polynomial.Polynomial.fit(np.arange(len(stamps)), stamps, 1)
+    period_s = float(line.deriv()(0))
+    return float(line(0)), period_s if period_s * sfreq > _BURST else 1 / sfreq
 
 
 def runs_of_records(path: Path, sfreq: float) -> tuple[Run, ...]:

@@ -195,6 +195,14 @@ def test_places_are_on_the_line_through_all_stamps() -> None:
     assert places_of([], stamps, runs, 100.0) == []
 
 
+def test_places_beside_a_burst_of_one_stamp() -> None:
+    """A run whose samples all have one stamp goes on at the nominal rate from there."""
+    stamps = np.concatenate((np.arange(300) / 100, np.full(10, 20.0)))
+    runs = (Run(0, 0), Run(300, 2000))
+    np.testing.assert_allclose(places_of([1.5, 20.05], stamps, runs, 100.0), [150, 2005], atol=1e-6)
+    np.testing.assert_allclose(places_of([0.05], np.zeros(10), WHOLE, 100.0), [5], atol=1e-6)
+
+
 # ---- FIF -------------------------------------------------------------------------------------------------------------
 
 
