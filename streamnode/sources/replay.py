@@ -22,9 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.io.matlab import MatReadError
 
 from streamnode.errors import ConfigError, ContractError
-from streamnode.montage import clean_name, make_montage
+from streamnode.montage import clean_name, make_montage, some
 from streamnode.sources.columns import in_metres, microvolts, to_microvolts
 from streamnode.sources.csv_table import CsvTable
+from streamnode.sources.edf_header import EdfHeader
 from streamnode.sources.pacing import Annotation, Block, chunks
 from streamnode.sources.runs import WHOLE, Marked, Run, places_of, runs_of_marks, runs_of_records, runs_of_stamps
 from streamnode.sources.xdf_streams import described_columns, markers, the_eeg
@@ -117,7 +118,7 @@ def read(
 
     Raises:
         ConfigError: the file is missing, unreadable or of an unknown format, or a pick is not in it.
-        ContractError: there is no EEG in it.
+        ContractError: there is no EEG in it, or it has several rates.
     """
     path = Path(path)
     labels = _Labels(path, picks, cap, rename or {})
@@ -127,8 +128,10 @@ def read(
         if not file.read(8).startswith(_BEGINS_WITH.get(path.suffix.lower(), b"")):
             raise ConfigError(f"{path} is no {path.suffix[1:].upper()} file whatever its name says: export it anew")
     match path.suffix.lower():
-        case ".fif" | ".edf" | ".bdf" | ".set":
+        case ".fif" | ".set":
             return _read_mne(path, labels)
+        case ".edf" | ".bdf":
+            return _read_edf(path, labels)
         case ".xdf":
             return _read_xdf(path, labels)
         case ".csv":
@@ -217,22 +220,66 @@ class _Labels:
                 "%s has %d runs, between which %.3g s are missing: no epoch crosses from one to the next",
                 *(self.path.name, len(runs), missing_s),
             )
+        _doubt_unit(self.path, recording.data)
         return replace(recording, annotations=tuple(sorted(within)))
 
 
+def _doubt_unit(path: Path, data: Float32Array) -> None:
+    """Warn of samples that no EEG has in the unit they are said to have; an offset has no part in it."""
+    some_rows = data[:: 1 + len(data) // _AT_ONCE]
+    typical_uv = float(np.median(np.abs(some_rows - np.median(some_rows, axis=0))))
+    if not _EEG_UV[0] < typical_uv < _EEG_UV[1]:
+        _log.warning("%s: samples are typically %.3g µV off their median: is the unit right?", path.name, typical_uv)
+
+
 def _read_mne(path: Path, labels: _Labels) -> Recording:
-    mne = _package("mne")
+    """A FIF or EEGLAB file, whose values MNE hands on in volts."""
     with _reading(path):
-        raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
+        raw = _opened(path)
         is_eeg = [kind == "eeg" for kind in raw.get_channel_types()]
-        taken, runs, events = _parted(path, raw)
     keep = labels.pick(raw.ch_names, is_eeg)
     names = labels.read_as(raw.ch_names)
     with _reading(path):
-        data = _samples(raw, keep, taken)
+        taken, runs, events = _parted(path, raw)
+        data = _samples(raw, keep, taken, np.full(len(keep), 1e6))
     places = np.array([_place(raw.info["chs"][i]) for i in keep])
     names = [names[i] for i in keep]
     return labels.recording(names, raw.info["sfreq"], data, ch_pos=places, events=events, runs=runs)
+
+
+def _read_edf(path: Path, labels: _Labels) -> Recording:
+    """An EDF or BDF file: at the rate of the channels that are kept, not of any other, and in their own units."""
+    with _reading(path):
+        raw, header = _opened(path, exclude_after_unique=True), EdfHeader.of(path)
+        signals = dict(zip(raw.ch_names, header.signals, strict=True))
+        is_eeg = [kind == "eeg" for kind in raw.get_channel_types()]
+    keep = [raw.ch_names[i] for i in labels.pick(raw.ch_names, is_eeg)]
+    names = [labels.rename.get(label, label) for label in keep]
+    sfreq = _one_sfreq(path, {label: header.sfreq(signals[label]) for label in keep})
+    factors = to_microvolts(path.name, names, [header.units[signals[label]] for label in keep])
+    with _reading(path):
+        if raw.info["sfreq"] != sfreq:  # MNE would resample to the fastest signal of the file, part by part
+            raw = _opened(path, include=keep, exclude_after_unique=True)
+        channels = [raw.ch_names.index(label) for label in keep]
+        taken, runs, events = _parted(path, raw)
+        in_volts = raw._raw_extras[0]["units"][channels]  # noqa: SLF001  (of some spellings; others MNE takes for volts)
+        data = _samples(raw, channels, taken, factors / in_volts)
+    return labels.recording(names, sfreq, data, events=events, runs=runs)
+
+
+def _one_sfreq(path: Path, sfreqs: Mapping[str, float]) -> float:
+    """The rate of all these channels. Raises `ContractError` if they have several."""
+    by_sfreq: dict[float, list[str]] = {}
+    for label, sfreq in sfreqs.items():
+        by_sfreq.setdefault(sfreq, []).append(label)
+    if len(by_sfreq) > 1:
+        found = "; ".join(f"{sfreq:g} Hz: {some(labels)}" for sfreq, labels in by_sfreq.items())
+        raise ContractError(f"{path} has channels of several rates ({found}): pick those of one")
+    return next(iter(by_sfreq))
+
+
+def _opened(path: Path, **options: Any) -> Any:
+    return _package("mne").io.read_raw(path, preload=False, verbose="WARNING", **options)
 
 
 def _parted(path: Path, raw: Any) -> Marked:
@@ -250,13 +297,13 @@ def _parted(path: Path, raw: Any) -> Marked:
     return Marked(np.ones(raw.n_times, np.bool_), runs, events)
 
 
-def _samples(raw: Any, keep: Sequence[int], taken: NDArray[np.bool_]) -> Float32Array:
-    """`(n_times, n_chans)` microvolts of the samples that were taken, read part by part."""
+def _samples(raw: Any, keep: Sequence[int], taken: NDArray[np.bool_], scale: Float64Array) -> Float32Array:
+    """`(n_times, n_chans)` microvolts of the samples that were taken, each channel scaled, read part by part."""
     data, n_read = np.empty((np.count_nonzero(taken), len(keep)), np.float32), 0
     for row in range(0, len(taken), _AT_ONCE):
         within = taken[row : row + _AT_ONCE]
         part = raw.get_data(picks=keep, start=row, stop=row + len(within), verbose="WARNING")[:, within].T
-        data[n_read : n_read + len(part)] = part * 1e6
+        data[n_read : n_read + len(part)] = part * scale
         n_read += len(part)
     return data
 
@@ -301,11 +348,6 @@ def _read_csv(
     names = [table.names[i] for i in channels]
     keep = labels.pick(names, [True] * len(names))
     data = table.values([channels[i] for i in keep]) * scale
-    typical_uv = float(np.median(np.abs(data - np.median(data, axis=0))))
-    if not _EEG_UV[0] < typical_uv < _EEG_UV[1]:
-        _log.warning(
-            "%s: samples in %s are typically %.3g µV off their median: is the unit right?", path, unit, typical_uv
-        )
     names = labels.read_as(names)
     sfreq = table.sfreq(time) if sfreq is None else sfreq
     stamps = table.stamps(time, sfreq)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.signal.timebase import Span, TimeBase
+from streamnode.sources.edf_header import ANNOTATIONS, EdfHeader
 from streamnode.sources.pacing import Annotation
 from streamnode.types import Float64Array
 
@@ -19,7 +20,6 @@ _SHORT_S = 0.1  # no run ends for less: what live streams fill in by default
 _HINDSIGHT_S = 6.0  # so long a time base takes to find a gap, and no longer
 _AT_ONCE_S = 0.1  # of stamps, as an inlet would hand them on
 _BURST = 0.1  # of the nominal period: where stamps rise by less a sample, they tell when all came, and no rate
-_ANNOTATIONS = {b"EDF Annotations": 2, b"BDF Annotations": 3}  # label of the signal that tells time: bytes a sample
 
 _SKIP = re.compile("bad_acq_skip", re.IGNORECASE)
 _JOIN = re.compile("edge|bad boundary", re.IGNORECASE)
@@ -118,24 +118,18 @@ def runs_of_records(path: Path, sfreq: float) -> tuple[Run, ...]:
     Raises:
         ValueError: a record does not say when it was recorded, or the header is not one.
     """
-    with path.open("rb") as file:
-        header = file.read(256)
-        if header[192:197] not in (b"EDF+D", b"BDF+D"):
-            return WHOLE
-        n_bytes, record_s, n_signals = int(header[184:192]), float(header[244:252]), int(header[252:256])
-        columns = file.read(n_bytes - 256)
-    labels = [columns[16 * i : 16 * i + 16].strip() for i in range(n_signals)]
-    sizes = [int(columns[216 * n_signals + 8 * i :][:8]) for i in range(n_signals)]
-    teller = next((i for i, label in enumerate(labels) if label in _ANNOTATIONS), None)
-    if teller is None:
-        raise ValueError("its records were interrupted, and no signal says when each was recorded")
-    width = _ANNOTATIONS[labels[teller]]
-    first, n_told = width * sum(sizes[:teller]), width * sizes[teller]
-    contents = np.memmap(path, np.uint8, "r", offset=n_bytes)
-    n_records = len(contents) // (width * sum(sizes))
-    records = contents[: n_records * width * sum(sizes)].reshape(n_records, -1)
+    header = EdfHeader.of(path)
+    if not header.is_interrupted:
+        return WHOLE
+    teller = next(i for i, label in enumerate(header.labels) if label in ANNOTATIONS)
+    width = ANNOTATIONS[header.labels[teller]]
+    first, n_told = width * sum(header.n_times[:teller]), width * header.n_times[teller]
+    contents = np.memmap(path, np.uint8, "r", offset=header.n_bytes)
+    n_bytes = width * sum(header.n_times)
+    n_records = len(contents) // n_bytes
+    records = contents[: n_records * n_bytes].reshape(n_records, -1)
     onsets = np.array([float(record.tobytes().split(b"\x14")[0]) for record in records[:, first : first + n_told]])
-    return _of_onsets(onsets, record_s, sfreq)
+    return _of_onsets(onsets, header.record_s, sfreq)
 
 
 def _of_onsets(onsets: Float64Array, record_s: float, sfreq: float) -> tuple[Run, ...]:

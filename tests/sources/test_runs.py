@@ -116,7 +116,8 @@ def test_interrupted_records_that_nothing_times_are_refused_in_a_sentence(tmp_pa
 
 def test_other_files_have_one_run(tmp_path: Path) -> None:
     """Whatever is not discontinuous by its header."""
-    (tmp_path / "a.edf").write_bytes(b"0" + b" " * 191 + b"EDF+C" + b" " * 59)
+    header = b"0".ljust(184) + b"256     EDF+C".ljust(60) + b"1       0   "
+    (tmp_path / "a.edf").write_bytes(header)
     assert runs_of_records(tmp_path / "a.edf", 100.0) == (Run(0, 0),)
 
 
