@@ -133,12 +133,13 @@ def runs_of_records(path: Path, sfreq: float) -> tuple[Run, ...]:
 
 
 def _of_onsets(onsets: Float64Array, record_s: float, sfreq: float) -> tuple[Run, ...]:
-    """The runs of records that begin at these times, seconds."""
+    """The runs of records that begin at these times, seconds; no record of a run is off its time by more than short."""
     n_times = round(record_s * sfreq)
-    runs = list(WHOLE)
-    for number in np.flatnonzero(np.abs(np.diff(onsets) - record_s) > _SHORT_S) + 1:
-        row, last = int(number) * n_times, runs[-1]
-        runs.append(Run(row, max(round((onsets[number] - onsets[0]) * sfreq), last.start + row - last.row)))
+    runs, begun = list(WHOLE), 0  # the record with which the last of them begins
+    for number, onset in enumerate(onsets):
+        if abs(onset - onsets[begun] - (number - begun) * record_s) > _SHORT_S:
+            row, last, begun = number * n_times, runs[-1], number
+            runs.append(Run(row, max(round((onset - onsets[0]) * sfreq), last.start + row - last.row)))
     return tuple(runs)
 
 

@@ -91,6 +91,21 @@ def test_records_that_follow_each_other_are_one_run(
     assert "runs" not in caplog.text
 
 
+@pytest.mark.parametrize("suffix", [".edf", ".bdf"])
+def test_short_interruptions_add_up_to_a_run(tmp_path: Path, suffix: str) -> None:
+    """However short each interruption is, no sample is ever more than 0.1 s off its time, nor a note off its sample."""
+    onsets = [1.05 * record for record in range(40)]
+    path = write_discontinuous(tmp_path / f"a{suffix}", whole_microvolts(4000, 2), onsets, [(1.05 * 30 + 0.5, "late")])
+
+    recording = read(path)
+
+    told = np.concatenate([onset * 100 + np.arange(100) for onset in onsets])
+    assert np.abs(np.concatenate(recording.spans) - told).max() <= 10 + 1e-6
+    assert recording.duration_s == pytest.approx(onsets[-1] + 1, abs=0.1)
+    ((t_s, _, _),) = recording.annotations
+    assert abs(np.concatenate(recording.spans)[3050] - t_s * 100) <= 10
+
+
 def test_a_clock_that_was_set_back_begins_a_run(tmp_path: Path) -> None:
     """Records that claim to be older than those before are a run of their own, right behind them."""
     recording = read(write_discontinuous(tmp_path / "a.edf", whole_microvolts(400, 2), [0, 1, 0.2, 1.2]))
