@@ -17,6 +17,9 @@ from streamnode.types import Float64Array
 
 log = logging.getLogger(__name__)
 
+EEG_SFREQ = (1.0, 100_000.0)
+"""Rates of EEG amplifiers, Hz, with room; beyond, somebody has mistaken a unit."""
+
 # Spellings without plural and with "u" for micro; the numbers are powers of ten, as liblsl's examples write them.
 _MICROVOLTS = {
     **dict.fromkeys(("uv", "uvolt", "microv", "microvolt", "microvol", "-6"), 1.0),  # EDF has room for 8 letters

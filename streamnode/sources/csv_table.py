@@ -6,6 +6,7 @@ missing: an empty cell, or one that holds no finite number, is an error wherever
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.errors import ConfigError
+from streamnode.sources.columns import EEG_SFREQ
 from streamnode.types import Float64Array
 
+_log = logging.getLogger(__name__)
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}  # what else programs write, and mean by CSV
 _SOME = 1000  # lines, which have shown how times are rounded
 _ROUNDED = 1.01  # units that a step may be off by rounding its ends, and a hair for the rounding of floats
 _COARSE = 0.4  # samples to a unit, from which on a gap shows to the sample only between lines through the times ...
 _VAGUE = 4  # ... and from which on not even so
+_CERTAIN = 3  # units to a step, for which there must be a gap: rounding explains one, and a hiccup another
 _MOST, _SAME = 0.99, 0.01  # of the steps; the part by which a clock may be off
 
 
@@ -51,13 +57,16 @@ class CsvTable:
             names: of the columns, where the file does not begin with them.
 
         Raises:
-            ConfigError: there are no samples, or a line has too many fields or too few.
+            ConfigError: there are no samples, a line has too many fields or too few, or something other than commas is
+                between them.
         """
         numbered = [
             (number, line)
             for number, line in enumerate(text.splitlines(), 1)
             if line.strip() and not line.lstrip().startswith("#")
         ]
+        if numbered and (other := _separator(numbered[0][1])):
+            raise ConfigError(f"{path} separates its fields by {other}: export it with commas between them")
         if names is None and numbered:
             names = [name.strip() for name in numbered.pop(0)[1].split(",")]
         if names is None or not numbered:
@@ -101,7 +110,8 @@ class CsvTable:
         """Rate of the steps that are no gaps, Hz; a whole number if rounding or a sample in all may be the difference.
 
         Raises:
-            ConfigError: there is no column of times, they do not rise, or are too few for how they are rounded.
+            ConfigError: there is no column of times, they do not rise, are too few for how they are rounded, or tell a
+                rate that no EEG has.
         """
         times = np.empty(0) if time is None else self.values([time])[:, 0]
         steps = np.diff(times)
@@ -113,10 +123,19 @@ class CsvTable:
         doubt = unit * (1 + np.count_nonzero(~usual)) / steps[usual].sum() if is_rounded else 0.0  # of all it takes
         if doubt * sfreq >= 0.5:  # which whole number it is would be a guess
             raise ConfigError(f"{self.path} has times too coarse to take a sampling frequency from: give sfreq")
-        return float(round(sfreq)) if abs(round(sfreq) - sfreq) < sfreq * max(1 / len(times), doubt) else sfreq
+        if abs(round(sfreq) - sfreq) < sfreq * max(1 / len(times), doubt):
+            sfreq = float(round(sfreq))
+        if not EEG_SFREQ[0] <= sfreq <= EEG_SFREQ[1]:
+            raise ConfigError(
+                f"{self.path} has times that tell {sfreq:g} samples a second, which no EEG has: "
+                "give them in seconds, or give sfreq"
+            )
+        return sfreq
 
     def stamps(self, time: int | None, sfreq: float) -> Float64Array | None:
         """`(n_times,)` seconds, by which a gap shows; None where there are none, or they tell of none for certain.
+
+        Of a gap that is certain though its place is not there is a warning.
 
         Args:
             time: index of the column that holds the times.
@@ -128,11 +147,21 @@ class CsvTable:
         steps, coarseness = np.diff(times[:, 0]), self._unit(time) * sfreq
         usual = self._usual(steps, time)
         is_sound = usual.any() and usual.mean() > _MOST and abs(np.mean(steps[usual]) * sfreq - 1) < _SAME
-        if not is_sound or coarseness >= _VAGUE:
+        if not is_sound:
+            return None
+        if coarseness >= _VAGUE:
+            self._tell_of_gap(float(steps.max()), self._unit(time))
             return None
         if coarseness < _COARSE:
             return times[:, 0]
         return np.concatenate([_straightened(part) for part in np.split(times[:, 0], np.flatnonzero(~usual) + 1)])
+
+    def _tell_of_gap(self, longest_s: float, unit_s: float) -> None:
+        if longest_s > _CERTAIN * unit_s:
+            _log.warning(
+                "%s: its times leap, by up to %g s, but are too coarse to say where: what is missing is played over",
+                *(self.path.name, longest_s),
+            )
 
     def _usual(self, steps: Float64Array, time: int | None) -> NDArray[np.bool_]:
         """Which steps between times are no gaps: those that are off the typical one by less than half, or by rounding.
@@ -183,8 +212,14 @@ def _straightened(times: Float64Array) -> Float64Array:
     return line
 
 
+def _separator(line: str) -> str | None:
+    """What the fields of a line are separated by, if not by commas, as far as it is known."""
+    return None if "," in line else next((name for mark, name in _SEPARATORS.items() if mark in line), None)
+
+
 def _is_finite(field: str) -> bool:
+    """Whether `numpy.loadtxt` finds a finite number; `float` also takes underscores and the digits of all scripts."""
     try:
-        return math.isfinite(float(field))
+        return field.strip().isascii() and "_" not in field and math.isfinite(float(field))
     except ValueError:
         return False

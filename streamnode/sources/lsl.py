@@ -29,7 +29,7 @@ from streamnode.errors import ContractError, StreamLost
 from streamnode.metrics import Metrics
 from streamnode.montage import coverage, make_montage
 from streamnode.signal.timebase import TimeBase
-from streamnode.sources.columns import Column, in_metres, to_microvolts
+from streamnode.sources.columns import EEG_SFREQ, Column, in_metres, to_microvolts
 from streamnode.sources.lsl_info import eeg_columns
 from streamnode.sources.lsl_poll import UNPACK_S, Pulled, Readers, Tap, local_clock, tell
 from streamnode.sources.lsl_resolve import LslQuery, Sighting, resolve, streams_in_sight
@@ -47,7 +47,6 @@ _INLET_S = 10  # what liblsl keeps for us; beyond it drops the oldest and tells 
 PROBE_S = 5.0
 _WAITING = 4096  # pulls between reader thread and pipeline: 24 s of the most there can be, see `lsl_poll`
 
-_SFREQ = (1.0, 100_000.0)  # of EEG amplifiers, with room; beyond, somebody has mistaken a unit
 _DTYPES = {
     name: np.dtype(name.replace("double", "float"))
     for name in ("float32", "double64", "int64", "int32", "int16", "int8")
@@ -159,7 +158,7 @@ def _open(found: pylsl.StreamInfo, label: str, cap: str | None, first_run: int, 
 def _refuse_unusable(seen: Sighting) -> None:
     if seen.sfreq == 0:
         raise ContractError(f"LSL stream {seen.name!r} has no regular sampling rate: choose a stream of EEG samples")
-    if not _SFREQ[0] <= seen.sfreq <= _SFREQ[1]:
+    if not EEG_SFREQ[0] <= seen.sfreq <= EEG_SFREQ[1]:
         raise ContractError(
             f"LSL stream {seen.name!r} claims {seen.sfreq:g} samples a second, which no EEG has: correct the sender"
         )

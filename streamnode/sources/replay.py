@@ -177,7 +177,9 @@ class _Labels:
             return [names.index(clean_name(pick, self.cap)) for pick in self.picks]
         keep = [i for i, label in enumerate(labels) if is_eeg[i] and not _NOT_EEG.match(label)]
         if not keep:
-            raise ContractError(f"{self.path} has no EEG channel (only {', '.join(labels)}): name channels to pick")
+            raise ContractError(
+                f"{self.path} has no EEG channel (only {', '.join(labels) or 'times'}): name channels to pick"
+            )
         if len(keep) < len(labels):
             left_out = [label for i, label in enumerate(labels) if i not in keep]
             _log.info("%s: left out as not EEG: %s", self.path.name, ", ".join(left_out))

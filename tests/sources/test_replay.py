@@ -554,6 +554,14 @@ def test_csv_rate_that_is_no_whole_number(tmp_path: Path) -> None:
         ("t,Cz\n0,1\n\n0.1,1,2\n", "demo.csv:4 has 3 fields, not one for each of 2 columns"),
         ("t,Cz\n0,1\n0.1,x1\n", "demo.csv:3, column 2 \\(Cz\\): 'x1' is not a number"),
         ("t,Cz\n0,1\n0.1,nan\n", "demo.csv:3, column 2 \\(Cz\\): 'nan' is not a number"),
+        ("t,Cz\n0,1\n0.1,1_000\n", "demo.csv:3, column 2 \\(Cz\\): '1_000' is not a number"),
+        ("t,Cz\n0,\uff11\n0.1,2\n", "demo.csv:2, column 2 \\(Cz\\): '\uff11' is not a number"),
+        ("t;Cz\n0;1\n0.1;2\n", "demo.csv separates its fields by semicolons: export it with commas"),
+        ("t\tCz\n0\t1\n", "demo.csv separates its fields by tabs: export it with commas"),
+        ("t\n0\n0.1\n", "no EEG channel \\(only times\\)"),
+        ("ms,Cz\n0,1\n4,2\n8,3\n", "demo.csv has times that tell 0.25 samples a second, which no EEG has"),
+        ("us,Cz\n0,1\n4000,2\n8000,3\n", "demo.csv has times that tell 0.00025 samples a second, which no EEG has"),
+        ("h,Cz\n0,1\n1e-6,2\n2e-6,3\n", "demo.csv has times that tell 1e\\+06 samples a second, which no EEG has"),
         ("t,Cz\n", "has no samples"),
         ("", "has no samples"),
         ("Fz,Cz\n1,2\n0,1\n", "no rising times"),
@@ -562,8 +570,19 @@ def test_csv_rate_that_is_no_whole_number(tmp_path: Path) -> None:
 )
 def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
     """Whatever is wrong with a CSV file is said with the place where it is."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, ContractError), match=message):
         read(csv_file(tmp_path, text))
+
+
+def test_csv_with_semicolons_and_told_columns(tmp_path: Path) -> None:
+    """The separator is named as well where there is no line of names."""
+    with pytest.raises(ConfigError, match="separates its fields by semicolons"):
+        read(csv_file(tmp_path, "0;1\n0.1;2\n"), columns=["t", "Cz"])
+
+
+def test_csv_rate_that_no_eeg_has_may_be_told(tmp_path: Path) -> None:
+    """Times in milliseconds are no reason to refuse a file whose rate is told."""
+    assert read(csv_file(tmp_path, "ms,Cz\n0,1\n4,2\n8,3\n"), sfreq=250.0).info.sfreq == 250.0
 
 
 @pytest.mark.parametrize("sfreq", [0.0, -1.0, math.inf, math.nan])

@@ -391,6 +391,21 @@ def test_csv_whose_times_tell_nothing(tmp_path: Path, name: str, times: list[str
     assert read(path, unit="uV", sfreq=256.0).runs == WHOLE
 
 
+@pytest.mark.parametrize(("missing_s", "told"), [(0.0, False), (20.0, True)])
+@pytest.mark.parametrize("decimals", [2, 1, 0])
+def test_csv_whose_times_are_too_coarse_for_a_gap(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, decimals: int, missing_s: float, *, told: bool
+) -> None:
+    """A gap that nobody could place to a few samples is played over with a word, and no other is made up."""
+    data = whole_microvolts(512 * 120, 2)
+    exact = np.arange(len(data)) / 512 + missing_s * (np.arange(len(data)) >= 512 * 50)
+    path = write_table(tmp_path / "a.csv", [f"{t:.{decimals}f}" for t in exact], data)
+    recording = read(path, unit="uV", sfreq=512.0)
+    assert recording.runs == WHOLE
+    np.testing.assert_array_equal(recording.data, data)
+    assert ("a.csv: its times leap, by up to 20" in caplog.text) == told
+
+
 @pytest.mark.parametrize(("jitter_s", "decimals"), [(0.0002, 9), (0.002, 9), (0.01, 9), (0.0, 2)])
 def test_csv_whose_times_are_rough(tmp_path: Path, jitter_s: float, decimals: int) -> None:
     """Times that jitter, or are rounded to more than a sample, make no gaps of their own."""
