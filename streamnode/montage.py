@@ -124,6 +124,11 @@ def clean_name(label: str, cap: str | None = None) -> str:
     return "-".join(electrodes) + number if electrodes else label.strip()
 
 
+def without_prefix(label: str) -> str:
+    """A label without the `EEG` or `POL` that many files put in front of all: `POL EKG1` is `EKG1`."""
+    return _PREFIX.sub("", _DASHES.sub("-", label.strip()))
+
+
 def position(name: str, cap: str | None = None) -> Float64Array:
     """Where an electrode sits, or the mid-point of a bipolar pair `A-B`.
 
@@ -192,8 +197,8 @@ def _refuse_duplicates(labels: Sequence[str], names: tuple[str, ...]) -> None:
 
 def _parse(label: str, cap: str | None) -> tuple[list[str], str]:
     """The electrode or the two that a label names, and the number of a duplicate; nothing if it names no electrode."""
-    bare = _PREFIX.sub("", _DASHES.sub("-", label.strip()).rstrip("."))
-    *parts, last = re.sub(r"[\s_]", "", _REFERENCE.sub("", bare)).upper().split("-")
+    bare = _REFERENCE.sub("", without_prefix(label).rstrip("."))
+    *parts, last = re.sub(r"[\s_]", "", bare).upper().split("-")
     number = f"-{last}" if parts and last.isdecimal() else ""
     parts = parts if number else [*parts, last]
     spelling = _spelling(cap)

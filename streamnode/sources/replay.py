@@ -6,7 +6,6 @@ import io
 import itertools
 import logging
 import math
-import re
 import struct
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -22,21 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.io.matlab import MatReadError
 
 from streamnode.errors import ConfigError, ContractError
-from streamnode.montage import clean_name, make_montage, some
+from streamnode.montage import make_montage, some
 from streamnode.sources.columns import in_metres, microvolts, to_microvolts
 from streamnode.sources.csv_table import CsvTable
 from streamnode.sources.edf_header import EdfHeader
+from streamnode.sources.labels import Labels
 from streamnode.sources.pacing import Annotation, Block, chunks
 from streamnode.sources.runs import WHOLE, Marked, Run, places_of, runs_of_marks, runs_of_records, runs_of_stamps
 from streamnode.sources.xdf_streams import described_columns, markers, the_eeg
 from streamnode.types import Chunk, Clock, Float32Array, Float64Array, FloatArray, StreamInfo
 
 _log = logging.getLogger(__name__)
-
-_NOT_EEG = re.compile(
-    r"(EEG[\s_]+)?([HV]?EOG|E[CK]G|EMG|GSR|EDA|RESP|S[AP]O2|PLETH|ACC|STATUS|STI|TRIG|PHOTIC)", re.IGNORECASE
-)
-"""Labels of other signals, which most formats cannot tell from EEG and readers therefore call EEG."""
 
 _AT_ONCE = 1 << 16  # samples converted to microvolts at a time: a long recording is in memory once
 
@@ -121,7 +116,7 @@ def read(
         ContractError: there is no EEG in it, or it has several rates.
     """
     path = Path(path)
-    labels = _Labels(path, picks, cap, rename or {})
+    labels = Labels(path, picks, cap, rename or {})
     if not path.is_file():
         raise ConfigError(f"{path} is not a file: give the path of a recording")
     with _reading(path), path.open("rb") as file:
@@ -157,73 +152,40 @@ def write_fif(path: Path | str, recording: Recording) -> None:
     raw.save(path, fmt="single", overwrite=True, verbose="ERROR")
 
 
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """What is asked of the channels of a file."""
-
-    path: Path
-    picks: Sequence[str] | None
-    cap: str | None
-    rename: Mapping[str, str]
-
-    def pick(self, labels: Sequence[str], is_eeg: Sequence[bool]) -> list[int]:
-        """Indices of the picks, or of all EEG channels."""
-        labels = self.read_as(labels)
-        if self.picks:
-            names = [clean_name(label, self.cap) for label in labels]
-            absent = [pick for pick in self.picks if clean_name(pick, self.cap) not in names]
-            if absent:
-                raise ConfigError(f"{self.path} has no channel {', '.join(absent)}: it has {', '.join(names)}")
-            return [names.index(clean_name(pick, self.cap)) for pick in self.picks]
-        keep = [i for i, label in enumerate(labels) if is_eeg[i] and not _NOT_EEG.match(label)]
-        if not keep:
-            raise ContractError(
-                f"{self.path} has no EEG channel (only {', '.join(labels) or 'times'}): name channels to pick"
-            )
-        if len(keep) < len(labels):
-            left_out = [label for i, label in enumerate(labels) if i not in keep]
-            _log.info("%s: left out as not EEG: %s", self.path.name, ", ".join(left_out))
-        return keep
-
-    def read_as(self, labels: Sequence[str]) -> list[str]:
-        """The labels after renaming."""
-        if absent := [label for label in self.rename if label not in labels]:
-            raise ConfigError(f"{self.path} has no channel {', '.join(absent)} to rename: it has {', '.join(labels)}")
-        return [self.rename.get(label, label) for label in labels]
-
-    def recording(
-        self,
-        labels: Sequence[str],
-        sfreq: float,
-        data: FloatArray,
-        *,
-        ch_pos: ArrayLike | None = None,
-        events: Sequence[Annotation] = (),
-        runs: tuple[Run, ...] = WHOLE,
-    ) -> Recording:
-        """The recording of these channels, after renaming."""
-        if not 0 < sfreq < math.inf:
-            raise ConfigError(f"{self.path} cannot be played at {sfreq} Hz: give a sampling frequency above 0")
-        if not np.isfinite(data).all():
-            row, column = np.argwhere(~np.isfinite(data))[0]
-            raise ConfigError(
-                f"{self.path} has no number for {labels[column]} at {row / sfreq:.3f} s: cut or mend the file"
-            )
-        name = self.path.stem
-        info = StreamInfo(name, f"streamnode-play:{name}", "EEG", float(sfreq), make_montage(labels, ch_pos, self.cap))
-        recording = Recording(info, np.ascontiguousarray(data, dtype=np.float32), runs=runs)
-        timed = [event for event in events if math.isfinite(event.t_s)]
-        within = [event for event in timed if any(round(event.t_s * sfreq) in span for span in recording.spans)]
-        if len(within) < len(events):
-            _log.info("%s: left out %d annotations beyond the data", self.path.name, len(events) - len(within))
-        if len(runs) > 1:
-            missing_s = recording.duration_s - len(data) / sfreq
-            _log.warning(
-                "%s has %d runs, between which %.3g s are missing: no epoch crosses from one to the next",
-                *(self.path.name, len(runs), missing_s),
-            )
-        _doubt_unit(self.path, recording.data)
-        return replace(recording, annotations=tuple(sorted(within)))
+def _recording(
+    labels: Labels,
+    names: Sequence[str],
+    sfreq: float,
+    data: FloatArray,
+    *,
+    ch_pos: ArrayLike | None = None,
+    events: Sequence[Annotation] = (),
+    runs: tuple[Run, ...] = WHOLE,
+) -> Recording:
+    """The recording of these channels, after renaming."""
+    path = labels.path
+    if not 0 < sfreq < math.inf:
+        raise ConfigError(f"{path} cannot be played at {sfreq} Hz: give a sampling frequency above 0")
+    with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and no number like others that are
+        samples = np.ascontiguousarray(data, dtype=np.float32)
+    if not np.isfinite(samples).all():
+        row, column = np.argwhere(~np.isfinite(samples))[0]
+        raise ConfigError(f"{path} has no number for {names[column]} at {row / sfreq:.3f} s: cut or mend the file")
+    montage = make_montage(names, ch_pos, labels.cap)
+    info = StreamInfo(path.stem, f"streamnode-play:{path.stem}", "EEG", float(sfreq), montage)
+    recording = Recording(info, samples, runs=runs)
+    timed = [event for event in events if math.isfinite(event.t_s)]
+    within = [event for event in timed if any(round(event.t_s * sfreq) in span for span in recording.spans)]
+    if len(within) < len(events):
+        _log.info("%s: left out %d annotations beyond the data", path.name, len(events) - len(within))
+    if len(runs) > 1:
+        missing_s = recording.duration_s - len(samples) / sfreq
+        _log.warning(
+            "%s has %d runs, between which %.3g s are missing: no epoch crosses from one to the next",
+            *(path.name, len(runs), missing_s),
+        )
+    _doubt_unit(path, samples)
+    return replace(recording, annotations=tuple(sorted(within)))
 
 
 def _doubt_unit(path: Path, data: Float32Array) -> None:
@@ -234,7 +196,7 @@ def _doubt_unit(path: Path, data: Float32Array) -> None:
         _log.warning("%s: samples are typically %.3g µV off their median: is the unit right?", path.name, typical_uv)
 
 
-def _read_mne(path: Path, labels: _Labels) -> Recording:
+def _read_mne(path: Path, labels: Labels) -> Recording:
     """A FIF or EEGLAB file, whose values MNE hands on in volts."""
     with _reading(path):
         raw = _opened(path)
@@ -246,10 +208,10 @@ def _read_mne(path: Path, labels: _Labels) -> Recording:
         data = _samples(raw, keep, taken, np.full(len(keep), 1e6))
     places = np.array([_place(raw.info["chs"][i]) for i in keep])
     names = [names[i] for i in keep]
-    return labels.recording(names, raw.info["sfreq"], data, ch_pos=places, events=events, runs=runs)
+    return _recording(labels, names, raw.info["sfreq"], data, ch_pos=places, events=events, runs=runs)
 
 
-def _read_edf(path: Path, labels: _Labels) -> Recording:
+def _read_edf(path: Path, labels: Labels) -> Recording:
     """An EDF or BDF file: at the rate of the channels that are kept, not of any other, and in their own units."""
     with _reading(path):
         raw, header = _opened(path, exclude_after_unique=True), EdfHeader.of(path)
@@ -266,7 +228,7 @@ def _read_edf(path: Path, labels: _Labels) -> Recording:
         taken, runs, events = _parted(path, raw)
         in_volts = raw._raw_extras[0]["units"][channels]  # noqa: SLF001  (of some spellings; others MNE takes for volts)
         data = _samples(raw, channels, taken, factors / in_volts)
-    return labels.recording(names, sfreq, data, events=events, runs=runs)
+    return _recording(labels, names, sfreq, data, events=events, runs=runs)
 
 
 def _one_sfreq(path: Path, sfreqs: Mapping[str, float]) -> float:
@@ -317,7 +279,7 @@ def _place(channel: Mapping[str, Any]) -> Float64Array:
     return place if channel["coord_frame"] == head_frame and place.any() else np.full(3, np.nan)
 
 
-def _read_xdf(path: Path, labels: _Labels) -> Recording:
+def _read_xdf(path: Path, labels: Labels) -> Recording:
     with _reading(path):
         streams, _ = _package("pyxdf").load_xdf(path, dejitter_timestamps=False)
     eeg = the_eeg(path, streams)
@@ -334,11 +296,11 @@ def _read_xdf(path: Path, labels: _Labels) -> Recording:
     places = places_of([t for t, _ in marks], eeg["time_stamps"][taken], runs, sfreq)
     events = [Annotation(place / sfreq, 0.0, label) for place, (_, label) in zip(places, marks, strict=True)]
     ch_pos = in_metres(np.array([columns[i].position for i in keep]))
-    return labels.recording(names, sfreq, data, ch_pos=ch_pos, events=events, runs=runs)
+    return _recording(labels, names, sfreq, data, ch_pos=ch_pos, events=events, runs=runs)
 
 
 def _read_csv(
-    path: Path, labels: _Labels, *, unit: str, sfreq: float | None, times: str | None, columns: Sequence[str] | None
+    path: Path, labels: Labels, *, unit: str, sfreq: float | None, times: str | None, columns: Sequence[str] | None
 ) -> Recording:
     if (scale := microvolts(unit)) is None:
         raise ConfigError(f"{unit!r} is no unit of a CSV file: use V, mV, uV or nV")
@@ -354,7 +316,7 @@ def _read_csv(
     sfreq = table.sfreq(time) if sfreq is None else sfreq
     stamps = table.stamps(time, sfreq)
     taken, runs = (slice(None), WHOLE) if stamps is None else runs_of_stamps(stamps, sfreq)
-    return labels.recording([names[i] for i in keep], sfreq, data[taken], runs=runs)
+    return _recording(labels, [names[i] for i in keep], sfreq, data[taken], runs=runs)
 
 
 def _package(name: str) -> Any:

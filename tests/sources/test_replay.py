@@ -614,6 +614,40 @@ def test_picks(tmp_path: Path) -> None:
         read(path, picks=["Cz", "Pz"])
 
 
+def test_pick_that_may_be_several(tmp_path: Path) -> None:
+    """Of two labels of one electrode a pick is the one that is spelled like it; another spelling is refused."""
+    path = csv_file(tmp_path, "t,CZ,Cz,Oz\n0,1,2,3\n0.01,4,5,6\n")
+
+    np.testing.assert_array_equal(read(path, picks=["Cz", "OZ"], unit="uV").data, [[2, 3], [5, 6]])
+    np.testing.assert_array_equal(read(path, picks=["CZ"], unit="uV").data, [[1], [4]])
+    with pytest.raises(ConfigError, match=r"several channels Cz \('CZ', 'Cz'\): pick one by its very spelling"):
+        read(path, picks=["EEG Cz"])
+    with pytest.raises(ConfigError, match=r"several channels Cz \('Cz', 'Cz'\)"):
+        read(csv_file(tmp_path, "t,Cz,Cz\n0,1,2\n0.01,4,5\n"), picks=["Cz"])
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["POL EKG1", "EEG-EOG", "EEG:ECG", "EEG EKG1-REF", "EEG\u2013EMG", "EEG VEOG", "Plet", "Temp", "Temp1", "Resp", "Erg1"],
+)
+def test_labels_of_other_signals(tmp_path: Path, label: str) -> None:
+    """What is no EEG by its label is left out, whatever amplifiers put before it."""
+    assert read(csv_file(tmp_path, f"t,POL Cz,{label}\n0,1,2\n0.01,4,5\n")).info.ch_names == ("Cz",)
+
+
+@pytest.mark.parametrize("label", ["Temporal", "POL T3", "EEG E1-REF", "C3"])
+def test_labels_that_only_look_like_others(tmp_path: Path, label: str) -> None:
+    """What is not known to be another signal is taken for EEG."""
+    assert read(csv_file(tmp_path, f"t,POL Cz,{label}\n0,1,2\n0.01,4,5\n")).info.n_chans == 2
+
+
+@pytest.mark.parametrize(("value", "unit"), [("1e39", "uV"), ("-1e33", "V")])
+def test_number_beyond_float32(tmp_path: Path, value: str, unit: str) -> None:
+    """A value that is finite in the file and not as a sample is said with its place."""
+    with pytest.raises(ConfigError, match=r"demo\.csv has no number for Cz at 0\.010 s: cut or mend the file"):
+        read(csv_file(tmp_path, f"t,Oz,Cz\n0,1,2\n0.01,3,{value}\n"), unit=unit)
+
+
 def test_rename(tmp_path: Path) -> None:
     """A label is read as another one, by which it is then picked, placed and taken for EEG; an absent one is named."""
     path = csv_file(tmp_path, "t,E7,ECG,Oz\n0,1,2,3\n0.01,4,5,6\n")
