@@ -15,6 +15,7 @@ refusal (with QoS 1), and a will that waits for a short outage to pass.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import logging
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 _DEFAULT_PORT = {"mqtt": 1883, "mqtts": 8883}
 _GOODBYE_S = 2.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 30.0
+_LASTING_S = 2 * _LONGEST_DELAY_S  # two clients that take each other's connection away never come to it
 _WILL_DELAY_S = 5  # a reconnection within it is not reported as offline
 
 
@@ -62,7 +64,8 @@ class MqttSink:
         ca_file: PEM file of the authority that signed the broker's certificate; None trusts the system's authorities.
         timeout_s: how long the first connection may take, seconds; None tries for ever.
         expiry_s: seconds after which the broker discards an undelivered result (MQTT 5); None keeps it.
-        client_id: id of the connection, unique on the broker; None makes one up.
+        client_id: id of the connection, unique on the broker; None makes one of `node` and `topic`, the same after
+            every restart, so that the will of a run that was killed never overwrites the `online` of the next.
         metrics: where results and connections are counted.
 
     Raises:
@@ -95,8 +98,7 @@ class MqttSink:
         self._node, self._outputs, self._payload, self._qos = node, tuple(outputs), payload, qos
         self._username, self._password = username, password
         self._timeout_s, self._expiry_s = timeout_s, expiry_s
-        # 23 letters and digits at most is what every broker must take
-        self._client_id = client_id or f"streamnode{secrets.token_hex(6)}"
+        self._client_id = client_id or _client_id(node, topic)
         self._connected = metrics.sink_connected.labels(sink=self.name)
         self._published = metrics.published.labels(sink=self.name)
         self._version: ProtocolVersion | None = None  # None until the broker has shown which it speaks
@@ -218,10 +220,20 @@ class MqttSink:
         return json.dumps({"node": self._node, "state": state, "since": since}).encode()
 
     async def _keep_connected(self, link: Link) -> NoReturn:
+        """Reconnect after every loss: at once, or after a pause where connections do not last."""
+        pauses = _pauses()
         while True:
+            connected = time.monotonic()
             why = await link.lost()
             self._hang_up()
-            logger.warning("%s: lost the %s (%s), reconnecting", self.name, self._broker, why)
+            if time.monotonic() - connected > _LASTING_S:
+                pauses = _pauses()
+            pause_s = next(pauses)
+            advice = "; if this goes on, look for another node of this name and topic" if pause_s else ""
+            logger.warning(
+                "%s: lost the %s (%s), reconnecting in %.1f s%s", self.name, self._broker, why, pause_s, advice
+            )
+            await asyncio.sleep(pause_s)
             link = await self._connect(first=False)
             logger.info("%s: connected again to the %s", self.name, self._broker)
 
@@ -352,6 +364,17 @@ def _tls_context(scheme: str, ca_file: Path | None) -> ssl.SSLContext | None:
     if ca_file is not None:
         raise ConfigError("the mqtt sink has a ca_file but its url is not mqtts://: change one of them")
     return None
+
+
+def _client_id(node: str, topic: str) -> str:
+    """22 letters and digits, for 23 are what every broker must take."""
+    digest = hashlib.sha256(f"{node}\n{topic}".encode()).hexdigest()
+    return f"streamnode{digest[:12]}"
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between a loss and the next attempt, for losses in quick succession: none, then as `_delays`."""
+    return itertools.chain([0.0], _delays())
 
 
 def _delays() -> Iterator[float]:

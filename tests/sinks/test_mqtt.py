@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,10 +55,10 @@ class Inbox:
                     return message
         raise AssertionError("unreachable")
 
-    async def status(self, state: str) -> dict[str, Any]:
-        """The next status with this state."""
+    async def status(self, state: str, of: str = "") -> dict[str, Any]:
+        """The next status with this state, `of` a topic below that ends in a slash."""
         while True:
-            status: dict[str, Any] = json.loads(bytes((await self.get("status")).payload))
+            status: dict[str, Any] = json.loads(bytes((await self.get(f"{of}status")).payload))
             if status["state"] == state:
                 return status
 
@@ -158,24 +159,75 @@ async def test_late_subscriber_learns_status_and_meta(mosquitto: Mosquitto) -> N
         assert offline["since"] >= online["since"]
 
 
-@needs_mosquitto
-async def test_killed_node_is_reported_offline(mosquitto: Mosquitto) -> None:
-    """When the process is killed, the broker publishes the retained `offline` with unknown time."""
+@asynccontextmanager
+async def node_process(url: str, topic: str = TOPIC) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process with a sink whose will waits a second, and nothing else; killed when the block ends, if not before."""
     node = (
         "import asyncio\n"
         "from streamnode.metrics import Metrics\n"
-        "from streamnode.sinks.mqtt import MqttSink\n"
+        "from streamnode.sinks import mqtt\n"
+        "mqtt._WILL_DELAY_S = 1\n"
         "async def main():\n"
-        f"    async with MqttSink({mosquitto.url!r}, {TOPIC!r}, node='lab-3', outputs=['logits'], metrics=Metrics()):\n"
+        f"    async with mqtt.MqttSink({url!r}, {topic!r}, node='lab-3', outputs=['logits'], metrics=Metrics()):\n"
         "        await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )
-    async with subscriber(mosquitto.url) as inbox:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", node)
-        await inbox.status("online")
-        process.kill()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", node)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
         assert await process.wait() == -signal.SIGKILL
+
+
+@needs_mosquitto
+async def test_killed_node_is_reported_offline(mosquitto: Mosquitto) -> None:
+    """When the process is killed, the broker publishes the retained `offline` with unknown time."""
+    async with subscriber(mosquitto.url) as inbox:
+        async with node_process(mosquitto.url):
+            await inbox.status("online")
         assert await inbox.status("offline") == {"node": "lab-3", "state": "offline", "since": None}
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
+async def test_restarted_node_is_reported_online(mosquitto: Mosquitto, death: signal.Signals) -> None:
+    """The will of a run that was killed, or fell silent in a power cut, does not outlive the start of the next."""
+    async with subscriber(mosquitto.url) as inbox, node_process(mosquitto.url) as before:
+        await inbox.status("online")
+        before.send_signal(death)
+        async with node_process(mosquitto.url):
+            await inbox.status("online")
+            async with node_process(mosquitto.url, f"{TOPIC}/witness"):
+                await inbox.status("online", of="witness/")
+                if before.returncode is None:
+                    before.kill()
+            await inbox.status("offline", of="witness/")  # by now the will of `before` had come as well
+            async with subscriber(mosquitto.url) as late:
+                assert json.loads(bytes((await late.get("status")).payload))["state"] == "online"
+
+
+def test_client_id_is_that_of_the_node_and_topic() -> None:
+    """Another node, or another topic of the same node, is another client; its id fits every broker."""
+    sinks = [
+        MqttSink("mqtt://127.0.0.1", topic, node=node, outputs=["logits"], metrics=Metrics())
+        for topic, node in [("a", "b"), ("a", "b"), ("a", "c"), ("b", "b")]
+    ]
+    same, again, *others = (sink._client_id for sink in sinks)
+    assert same == again
+    assert len({same, *others}) == 3
+    assert same.isalnum()
+    assert len(same) <= 23
+
+
+@needs_mosquitto
+async def test_two_nodes_of_one_name_are_told(mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
+    """Nodes that take each other's connection away pause between, and say what may be the cause."""
+    async with subscriber(mosquitto.url) as inbox, mqtt_sink(mosquitto.url), mqtt_sink(mosquitto.url):
+        for _ in range(6):
+            await inbox.status("online")
+    assert "reconnecting in 0.1 s; if this goes on, look for another node of this name and topic" in caplog.text
 
 
 async def until_offline(sink: MqttSink, output: ModelOutput) -> SinkError:
@@ -207,6 +259,65 @@ async def test_broker_dies_and_returns(mosquitto: Mosquitto, qos: int) -> None:
             await sink.publish(RESULT)
             await inbox.get("output")
         assert value(metrics, "streamnode_sink_connected") == 1
+
+
+class Fickle:
+    """A broker of MQTT 3.1.1 that takes every connection and its first message, and then hangs up.
+
+    Attributes:
+        taken: when it took each connection, loop time.
+    """
+
+    def __init__(self) -> None:
+        self.taken: asyncio.Queue[float] = asyncio.Queue()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        with suppress(asyncio.IncompleteReadError):
+            while (packet := await self._packet(reader))[0] >> 4 == 1:
+                writer.write(b"\x20\x03\0\0\0" if packet[1][6] == ProtocolVersion.V5 else b"\x20\x02\0\0")
+            if packet[0] >> 4 == 3:
+                self.taken.put_nowait(asyncio.get_running_loop().time())
+                behind_topic = 2 + int.from_bytes(packet[1][:2])
+                writer.write(b"\x40\x02" + packet[1][behind_topic : behind_topic + 2])
+        writer.close()
+
+    async def _packet(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        """Type and flags of the next packet, and the rest of it."""
+        head, *_ = await reader.readexactly(1)
+        length = shift = 0
+        more = True
+        while more:
+            (byte,) = await reader.readexactly(1)
+            length, shift, more = length | (byte & 127) << shift, shift + 7, byte > 127
+        return head, await reader.readexactly(length)
+
+
+@asynccontextmanager
+async def fickle_broker() -> AsyncIterator[tuple[str, Fickle]]:
+    """A `Fickle` and its url."""
+    fickle = Fickle()
+    async with await asyncio.start_server(fickle, "127.0.0.1", 0) as server:
+        yield f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", fickle
+
+
+async def test_connections_that_do_not_last_are_made_ever_more_rarely() -> None:
+    """A broker that takes the sink and drops it again is asked again at once the first time, then after pauses."""
+    async with fickle_broker() as (url, fickle), mqtt_sink(url), asyncio.timeout(PATIENCE_S):
+        times = [await fickle.taken.get() for _ in range(5)]
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses[1] > 0.05
+    assert pauses[2] > 0.1
+    assert pauses[3] > 0.2
+
+
+async def test_connection_that_lasted_is_made_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the broker was restarted before, no pause follows the loss of a connection that lasted."""
+    monkeypatch.setattr("streamnode.sinks.mqtt._LASTING_S", 0.0)
+    monkeypatch.setattr("streamnode.sinks.mqtt._FIRST_DELAY_S", 1000.0)
+    async with fickle_broker() as (url, fickle), mqtt_sink(url), asyncio.timeout(PATIENCE_S):
+        for _ in range(5):
+            await fickle.taken.get()
 
 
 @needs_mosquitto
