@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from streamnode import config
@@ -17,7 +20,8 @@ from streamnode.errors import ConfigError
 from streamnode.metrics import Metrics, Timings
 from streamnode.pipeline import Status
 from streamnode.types import Trace
-from streamnode.web.app import NodeView, make_app, percentiles_ms, serve
+from streamnode.web.app import NodeView, make_app, percentiles_ms, serve, summary
+from tests.test_wire import RESULT
 
 TRACE = Trace(0.0, 0.001, 0.001, 0.001, t_turn=0.003, t_infer0=0.003, t_infer1=0.005)
 YAML = """\
@@ -46,6 +50,16 @@ async def get(url: str) -> tuple[int, str]:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    return await asyncio.to_thread(fetch)
+
+
+async def final_url(url: str) -> str:
+    """Where a request ends after redirections."""
+
+    def fetch() -> str:
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310
+            return str(reply.url)
 
     return await asyncio.to_thread(fetch)
 
@@ -117,6 +131,39 @@ async def test_page_is_self_contained(node: tuple[NodeView, Status, Metrics]) ->
         code, page = await get(f"{url}/")
     assert code == 200
     assert "://" not in page
+
+
+async def test_client_that_does_not_read_holds_nothing_up(node: tuple[NodeView, Status, Metrics]) -> None:
+    """A node stops within moments though someone asked for more than the sockets hold and reads none of it."""
+    view, status, _ = node
+    timings = Timings()
+    for i in range(4096):
+        timings.add(replace(TRACE, t_published=i / 7))
+    status.timings |= {f"lsl:{i}": timings for i in range(50)}  # 15 MB
+    with socket.socket() as client:
+        async with asyncio.timeout(15), serve(make_app(view), "127.0.0.1:0") as url:
+            parts = urlsplit(url)
+            await asyncio.to_thread(client.connect, (parts.hostname, parts.port))
+            client.sendall(b"GET /timings HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await asyncio.to_thread(client.recv, 1) == b"H"
+
+
+async def test_links_of_the_page_lead_somewhere(node: tuple[NodeView, Status, Metrics]) -> None:
+    """All that the page links to is there by that very name."""
+    view, status, _ = node
+    status.source, status.sinks = "running", ()
+    async with serve(make_app(view), "127.0.0.1:0") as url:
+        _, page = await get(f"{url}/")
+        links = re.findall(r'href="([^"]+)"', page)
+        assert links
+        for link in links:
+            assert urlsplit(await final_url(f"{url}/{link}")).path == f"/{link}"
+
+
+def test_norm_of_large_values_is_a_number() -> None:
+    """An embedding whose squares are beyond float32 has a norm, so that /info stays JSON."""
+    large = replace(RESULT, embedding=np.full(4, 3e38, np.float32))
+    assert summary(large)["embedding_norm"] == pytest.approx(6e38, rel=1e-6)
 
 
 async def test_port_in_use_is_one_sentence(node: tuple[NodeView, Status, Metrics]) -> None:

@@ -26,6 +26,7 @@ from streamnode.metrics import Metrics, Timings
 from streamnode.pipeline import Status
 from streamnode.types import ModelOutput
 
+_GOODBYE_S = 1.0  # for answers under way when the node stops; whoever does not read them holds nothing up
 _SECURITY_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'", "X-Frame-Options": "DENY"}
 
 
@@ -98,7 +99,9 @@ def _listed(timings: Timings) -> dict[str, list[float]]:
 
 def summary(output: ModelOutput) -> dict[str, Any]:
     """One result in a few numbers."""
-    norm = None if output.embedding is None else round(float(np.linalg.norm(output.embedding)), 4)
+    embedding = output.embedding
+    # in float64, where no square of a float32 is too large
+    norm = None if embedding is None else round(float(np.linalg.norm(embedding.astype(np.float64))), 4)
     return {"seq": output.seq, "run": output.run, "t_last": output.t_last, "settling": output.settling,
             "embedding_norm": norm}  # fmt: skip
 
@@ -160,6 +163,9 @@ async def serve(app: Starlette, address: str) -> AsyncIterator[str]:
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
             server.should_exit = True
+            await asyncio.wait([task], timeout=_GOODBYE_S)
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
             await task
 
 
