@@ -67,10 +67,10 @@ def _opener(source: SourceConfig, epoch: EpochConfig, metrics: Metrics) -> Calla
             if replay.label:
                 recording = replace(recording, info=replace(recording.info, name=replay.label))
             speed = math.inf if replay.speed == "max" else replay.speed
-            return lambda _: ReplaySource(recording, clock=clock, speed=speed, loop=replay.loop)
+            return lambda _: ReplaySource(recording, clock=clock, speed=speed, loop=replay.loop, metrics=metrics)
         case SyntheticSourceConfig() as synthetic:
             eeg = synthetic_eeg(synthetic)
-            return lambda _: SyntheticSource(eeg, clock=clock, duration_s=synthetic.duration_s)
+            return lambda _: SyntheticSource(eeg, clock=clock, duration_s=synthetic.duration_s, metrics=metrics)
         case AlignedSourceConfig() as aligned:
             openers = [_opener(one, epoch, metrics) for one in aligned.sources]
             return lambda run: AlignedSource(

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Self
 
+from prometheus_client import Gauge
+
 from streamnode.metrics import Metrics
 from streamnode.signal.align import Aligner
 from streamnode.types import Chunk, Source, StreamInfo
@@ -18,7 +20,8 @@ class AlignedSource:
     """The channels of several streams side by side, at the times of the first one's samples.
 
     The loss of one stream is the loss of all, and so is the end of one. A sample that finds no partner within
-    `max_wait_s` is counted as dropped, reason `unpartnered`, under the joined stream's name.
+    `max_wait_s` is counted as dropped, reason `unpartnered`, under the joined stream's name. So are its samples: those
+    of the first stream, of which those are lost that never came, or were filled in here or beside.
 
     Args:
         sources: not yet open; all of one sampling frequency.
@@ -43,6 +46,7 @@ class AlignedSource:
         self._first_run, self._metrics = first_run, metrics
         self._brought: asyncio.Queue[tuple[int, Chunk] | Exception | None] = asyncio.Queue(_WAITING)
         self._readers: list[asyncio.Task[None]] = []
+        self._connected: Gauge | None = None  # once it is known under which name
 
     async def __aenter__(self) -> Self:
         """Open all streams at once.
@@ -67,10 +71,14 @@ class AlignedSource:
             raise
         joined = self._aligner.info
         self.info = joined if self._label is None else replace(joined, name=self._label)
+        self._connected = self._metrics.connected.labels(self.info.name)
+        self._connected.set(1)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Close all streams."""
+        if self._connected is not None:
+            self._connected.set(0)
         for reader in self._readers:
             reader.cancel()
         if self._readers:
@@ -78,14 +86,24 @@ class AlignedSource:
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         """Joined chunks in order. Raises what any of the streams raises."""
-        counted = 0
+        received = self._metrics.samples.labels(self.info.name)
+        lost = self._metrics.samples_lost.labels(self.info.name, "gap")
+        counted, expected = 0, None
         while brought := await self._brought.get():
             if isinstance(brought, Exception):
                 raise brought
-            for joined in self._aligner.add(*brought):
+            i, chunk = brought
+            if i == 0:
+                missing = 0 if expected is None else chunk.start - expected
+                lost.inc(max(0, missing))
+                expected = chunk.start + chunk.n_times
+            for joined in self._aligner.add(i, chunk):
+                received.inc(joined.n_times - joined.n_missing)
+                lost.inc(joined.n_missing)
                 yield replace(joined, info=self.info)
             if lonely := self._aligner.unpartnered[0] - counted:
                 counted += lonely
+                received.inc(lonely)
                 self._metrics.samples_dropped.labels(self.info.name, "unpartnered").inc(lonely)
 
     async def _read(self, i: int, source: Source, opened: asyncio.Future[StreamInfo]) -> None:

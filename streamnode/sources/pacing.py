@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple, Protocol
 
 from streamnode.errors import ConfigError
+from streamnode.metrics import Metrics
 from streamnode.types import Chunk, Clock, Float32Array, StreamInfo
 
 
@@ -95,9 +96,21 @@ def _loop_time() -> float:
 
 
 async def chunks(
-    signal: Signal, *, clock: Clock, speed: float, loop: bool, chunk_s: float, duration_s: float | None = None
+    signal: Signal,
+    *,
+    clock: Clock,
+    speed: float,
+    loop: bool,
+    chunk_s: float,
+    duration_s: float | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Chunk]:
-    """Plays a signal from now on as the chunks of a source; arguments as of `paced`."""
+    """Plays a signal from now on as the chunks of a source.
+
+    `metrics` count its samples, None counts none; the other arguments are as of `paced`.
+    """
     info, t0 = signal.info, clock()
     async for start, block in paced(signal, speed=speed, loop=loop, chunk_s=chunk_s, duration_s=duration_s):
+        if metrics is not None:
+            metrics.samples.labels(info.name).inc(len(block.data))
         yield Chunk(info, block.data, start, t0 + start / info.sfreq, clock(), block.run)

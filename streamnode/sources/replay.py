@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import math
+import os
 import struct
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.io.matlab import MatReadError
 
 from streamnode.errors import ConfigError, ContractError
+from streamnode.metrics import Metrics
 from streamnode.montage import make_montage, some
 from streamnode.sources.columns import in_metres, microvolts, to_microvolts
 from streamnode.sources.csv_table import CsvTable
@@ -172,7 +174,8 @@ def _recording(
         row, column = np.argwhere(~np.isfinite(samples))[0]
         raise ConfigError(f"{path} has no number for {names[column]} at {row / sfreq:.3f} s: cut or mend the file")
     montage = make_montage(names, ch_pos, labels.cap)
-    info = StreamInfo(path.stem, f"streamnode-play:{path.stem}", "EEG", float(sfreq), montage)
+    name = os.fsencode(path.stem).decode("utf-8", "replace")  # or it could not be sent, nor even printed
+    info = StreamInfo(name, f"streamnode-play:{name}", "EEG", float(sfreq), montage)
     recording = Recording(info, samples, runs=runs)
     timed = [event for event in events if math.isfinite(event.t_s)]
     within = [event for event in timed if any(round(event.t_s * sfreq) in span for span in recording.spans)]
@@ -350,13 +353,21 @@ class ReplaySource:
         speed: times real time; `math.inf` for as fast as possible.
         loop: start again at the end; each pass is a run of its own, so that no epoch crosses the seam.
         chunk_s: seconds of the recording in a chunk.
+        metrics: where samples are counted; None counts none.
     """
 
     def __init__(
-        self, recording: Recording, *, clock: Clock, speed: float = 1.0, loop: bool = False, chunk_s: float = 0.02
+        self,
+        recording: Recording,
+        *,
+        clock: Clock,
+        speed: float = 1.0,
+        loop: bool = False,
+        chunk_s: float = 0.02,
+        metrics: Metrics | None = None,
     ) -> None:
         self._recording = recording
-        self._play = partial(chunks, recording, clock=clock, speed=speed, loop=loop, chunk_s=chunk_s)
+        self._play = partial(chunks, recording, clock=clock, speed=speed, loop=loop, chunk_s=chunk_s, metrics=metrics)
 
     @property
     def info(self) -> StreamInfo:

@@ -15,6 +15,7 @@ import numpy as np
 import scipy
 
 from streamnode.errors import ConfigError
+from streamnode.metrics import Metrics
 from streamnode.montage import make_montage, position
 from streamnode.sources.pacing import Annotation, Block, chunks
 from streamnode.types import Chunk, Clock, Float32Array, Float64Array, Montage, StreamInfo
@@ -97,6 +98,7 @@ class SyntheticSource:
         speed: times real time; `math.inf` for as fast as possible.
         chunk_s: seconds of EEG in a chunk.
         duration_s: end after so many seconds of EEG; without it, never.
+        metrics: where samples are counted; None counts none.
     """
 
     def __init__(
@@ -107,9 +109,11 @@ class SyntheticSource:
         speed: float = 1.0,
         chunk_s: float = 0.02,
         duration_s: float | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._eeg = eeg
-        self._play = partial(chunks, eeg, clock=clock, speed=speed, loop=False, chunk_s=chunk_s, duration_s=duration_s)
+        play = partial(chunks, eeg, clock=clock, speed=speed, loop=False, chunk_s=chunk_s)
+        self._play = partial(play, duration_s=duration_s, metrics=metrics)
 
     @property
     def info(self) -> StreamInfo:

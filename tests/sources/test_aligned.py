@@ -21,13 +21,15 @@ SFREQ = 100.0
 
 @dataclass
 class Scripted:
-    """Yields a ramp in chunks of ten, then ends, or raises."""
+    """Yields a ramp in chunks of ten, five samples lost at one, three filled in at another; then ends, or raises."""
 
     info: StreamInfo
     n_times: int
     error: Exception | None = None
     refuse: Exception | None = None
     closed: bool = False
+    gap_at: int = 1_000_000
+    filled_at: int = 1_000_000
 
     async def __aenter__(self) -> Self:
         if self.refuse is not None:
@@ -41,7 +43,9 @@ class Scripted:
         for start in range(0, self.n_times, 10):
             await asyncio.sleep(0)
             rows = np.arange(start, start + 10, dtype=np.float32)[:, np.newaxis] + np.zeros(self.info.n_chans)
-            yield Chunk(self.info, rows, start, start / SFREQ, (start + 10) / SFREQ, run=0)
+            late, n_missing = (5, 0) if start >= self.gap_at else (0, 3 if start == self.filled_at else 0)
+            t0 = (start + late) / SFREQ
+            yield Chunk(self.info, rows, start + late, t0, t0 + 10 / SFREQ, run=late, n_missing=n_missing)
         if self.error is not None:
             raise self.error
         await asyncio.Event().wait()
@@ -145,3 +149,30 @@ async def test_samples_without_partners_are_counted() -> None:
         waiting = source._aligner.waiting[0]
     assert dropped
     assert sum(chunk.n_times for chunk in chunks) + dropped + waiting == 500
+
+
+@pytest.mark.parametrize("faulty", [0, 1])
+async def test_joined_samples_are_in_one_account(faulty: int) -> None:
+    """Of the first stream's samples each is received or lost; what passed on measured is what was not dropped."""
+    metrics = Metrics()
+    scripts = [Scripted(stream("left", "C3"), 500), Scripted(stream("right", "C4"), 500)]
+    scripts[faulty].gap_at, scripts[faulty].filled_at = 200, 100
+    scripts[0].error = StreamLost("end")
+    async with joined(scripts, metrics) as source:
+        chunks, _ = await until_lost(source)
+        waiting = source._aligner.waiting[0]
+    account = metrics.account("head")
+    n_gap = 5 if faulty == 0 else 0
+    assert account["lost"] == n_gap + 3
+    assert account["received"] + account["lost"] + waiting == 500 + n_gap
+    assert account["received"] - account["dropped"] == sum(chunk.n_times - chunk.n_missing for chunk in chunks)
+
+
+async def test_joined_stream_is_connected_while_it_is_open() -> None:
+    """The gauge of the joined stream is 1 from its opening to its end, and again when it is opened anew."""
+    metrics = Metrics()
+    for _ in range(2):
+        sources = [Scripted(stream("left", "C3"), 10), Scripted(stream("right", "C4"), 10)]
+        async with joined(sources, metrics):
+            assert metrics.registry.get_sample_value("streamnode_source_connected", {"stream": "head"}) == 1
+        assert metrics.registry.get_sample_value("streamnode_source_connected", {"stream": "head"}) == 0

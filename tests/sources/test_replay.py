@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import struct
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 import pyxdf
 
 from streamnode.errors import ConfigError, ContractError
+from streamnode.metrics import Metrics
 from streamnode.montage import make_montage
 from streamnode.sources import replay
 from streamnode.sources.pacing import Annotation
@@ -286,6 +288,13 @@ def csv_file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "demo.csv"
     path.write_text(text, "utf-8")
     return path
+
+
+def test_name_of_a_file_that_is_no_utf_8_can_be_sent(tmp_path: Path) -> None:
+    """A file named in another encoding is a stream whose name is text, in which what cannot be read is marked."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_text("time,Fz\n0,1\n0.01,2\n0.02,1\n")
+    assert read(path).info.name == "caf\ufffd"
 
 
 def test_csv_in_volts(tmp_path: Path) -> None:
@@ -582,10 +591,11 @@ async def test_chunks_add_up_to_the_recording(chunk_s: float) -> None:
 
 
 async def test_loop_starts_a_run() -> None:
-    """Each pass is a run of its own, the index goes on, and no chunk spans the seam."""
-    recording = make_recording(7)
+    """Each pass is a run of its own, the index and the count of samples go on, and no chunk spans the seam."""
+    recording, metrics = make_recording(7), Metrics()
+    source = ReplaySource(recording, clock=time.monotonic, speed=math.inf, loop=True, chunk_s=0.03, metrics=metrics)
     chunks: list[Chunk] = []
-    async for chunk in ReplaySource(recording, clock=time.monotonic, speed=math.inf, loop=True, chunk_s=0.03):
+    async for chunk in source:
         chunks.append(chunk)
         if len(chunks) == 6:
             break
@@ -595,6 +605,7 @@ async def test_loop_starts_a_run() -> None:
         *((1, 7, 3), (1, 10, 3), (1, 13, 1)),
     ]
     np.testing.assert_array_equal(chunks[4].data, recording.data[3:6])
+    assert metrics.account("demo")["received"] == 14
 
 
 async def test_nothing_comes_early() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.signal import welch
 
 from streamnode.errors import ConfigError
+from streamnode.metrics import Metrics
 from streamnode.sources.synthetic import CH_NAMES_32, EYES_PERIOD_S, SyntheticEeg, SyntheticSource
 from streamnode.types import Chunk, Float64Array
 
@@ -127,14 +128,14 @@ def test_rate_too_low() -> None:
 
 
 async def test_source_plays_what_the_generator_makes() -> None:
-    """A source of a given duration ends after just so many samples, all of one run, on the grid of its rate."""
-    source = SyntheticSource(
-        SyntheticEeg(sfreq=SFREQ, seed=5), clock=time.monotonic, speed=math.inf, chunk_s=0.03, duration_s=1.0
-    )
+    """A source of a given duration ends after so many samples, counted, all of one run, on the grid of its rate."""
+    eeg, metrics = SyntheticEeg(sfreq=SFREQ, seed=5), Metrics()
+    source = SyntheticSource(eeg, clock=time.monotonic, speed=math.inf, chunk_s=0.03, duration_s=1.0, metrics=metrics)
     chunks: list[Chunk] = []
     async with source, asyncio.timeout(5):
         chunks = [chunk async for chunk in source]
 
     np.testing.assert_array_equal(np.concatenate([c.data for c in chunks]), SyntheticEeg(sfreq=SFREQ, seed=5).take(256))
+    assert metrics.account(eeg.info.name)["received"] == 256
     assert {c.run for c in chunks} == {0}
     np.testing.assert_allclose([c.t0 - chunks[0].t0 for c in chunks], [c.start / SFREQ for c in chunks], atol=1e-9)
