@@ -26,17 +26,19 @@ axes are tag 40 holding `[dims, tag 85]`, row-major, last axis fastest. A 512-va
           00 00 80 3f ...   1.0, ...
 
 Arrays in JSON are nested lists of the shortest decimals that read back as the same float32; what is not a finite number
-is null and reads back as NaN.
+is null and reads back as NaN. Of an array without values, axes behind the first of length 0 are not kept.
 
 Raw is one array alone: its little-endian float32 bytes, row-major, nothing else. MQTT 5 user properties carry the
 rest: every key above except the arrays, then `output` (its name) and `shape` (such as `[62,1280]`). Texts are as they
-are, all other values are JSON.
+are, all other values are JSON; but what MQTT forbids in a property, such as control characters, is U+FFFD in a text and
+escaped in JSON.
 
 The description of a node (`meta`) is always JSON:
 
     v, node, version            1; name of the node; version of streamnode
     stream                      map: name, source_id, stype, uid, sfreq (Hz), ch_names and ch_pos, which is [x, y, z]
-                                for each channel, metres in the MNE head frame, nulls where the position is unknown
+                                for each channel, metres in the MNE head frame, nulls where the position is unknown;
+                                optional: mains_hz, that were heard in it
     model, weights              such as "luna-base"; map: source, revision, sha256, untrained, choices
     ch_names, sfreq             channels and rate (Hz) as the model sees them
     duration_s, hop_s, delay_s  window, step between windows (0: around markers), delay of the chain (off all stamps)
@@ -49,8 +51,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
+from types import NoneType
 from typing import Any, Literal, get_args
 
 import cbor2
@@ -92,6 +97,12 @@ _HEADER: dict[str, tuple[type, ...]] = {
     "settling": (bool,),
     "untrained": (bool,),
 }
+# control characters, halves of pairs and what is no character: brokers hang up over them in a topic or a property
+NOT_IN_MQTT = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufdd0-\\ufdef"
+    + "".join(map(chr, (plane + end for plane in range(0, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF))))
+    + "]"
+)
 _TEXTS = frozenset({"model", "stream", "output"})  # raw: user properties that are not JSON
 _RAW_KEYS = frozenset({"v", *_HEADER, "bad_channels", "marker", "trace", "output", "shape"})
 _META = tuple(field.name for field in fields(OutputMeta) if field.name not in {"stream", "weights", "reconstructed"})
@@ -129,8 +140,8 @@ def encode_raw(output: ModelOutput, name: OutputName) -> tuple[bytes, list[tuple
     if array is None:
         raise ValueError(f"the result of {output.model} has no {name}")
     header = _header(output) | {"output": name, "shape": list(array.shape)}
-    properties = [(key, value if key in _TEXTS else _json(value).decode()) for key, value in header.items()]
-    return array.astype("<f4").tobytes(), properties
+    sendable = {key: _sendable(value) if key in _TEXTS else _escaped(_json(value)) for key, value in header.items()}
+    return array.astype("<f4").tobytes(), list(sendable.items())
 
 
 def decode_raw(payload: bytes, properties: Iterable[tuple[str, str]]) -> ModelOutput:
@@ -150,6 +161,8 @@ def encode_meta(meta: OutputMeta) -> bytes:
     """The description of a node as JSON."""
     stream = {name: getattr(meta.stream, name) for name in ("name", "source_id", "stype", "uid", "sfreq", "ch_names")}
     stream["ch_pos"] = _nulled(meta.stream.montage.ch_pos)
+    if meta.stream.mains_hz is not None:
+        stream["mains_hz"] = meta.stream.mains_hz
     message = {"v": VERSION} | {name: getattr(meta, name) for name in _META}
     message |= {"stream": stream, "weights": asdict(meta.weights)}
     if meta.reconstructed is not None:
@@ -168,7 +181,7 @@ def decode_meta(payload: bytes) -> OutputMeta:
     _check_version(message)
     try:
         return _meta(message)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"the description lacks or garbles a key: {error!r}") from error
 
 
@@ -228,8 +241,9 @@ def _marker(marker: object) -> Marker | None:
     match marker:
         case None:
             return None
-        case {"label": str(label), "t": float() | int() as t}:
-            return Marker(label, float(t))
+        case {"label": str(label), "t": t} if type(t) in _REAL:
+            with suppress(OverflowError):
+                return Marker(label, float(t))
     raise ValueError("marker of the result is not a map of label and t")
 
 
@@ -280,16 +294,24 @@ def _nulled(array: FloatArray) -> Any:
 
 
 def _unlisted(value: object, name: str) -> Float32Array:
-    try:
-        if isinstance(value, list):
-            return np.array(value, dtype=np.float32)
-    except (TypeError, ValueError):
-        pass
+    nested = np.array(value, dtype=object)
+    if isinstance(value, list) and set(map(type, nested.ravel())) <= {*_REAL, NoneType}:
+        with suppress(OverflowError):
+            return nested.astype(np.float32)
     raise ValueError(f"{name} of the result is not a nested list of numbers")
 
 
 def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _sendable(text: str) -> str:
+    return NOT_IN_MQTT.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _escaped(text: bytes) -> str:
+    """The same JSON, in which such characters stand only inside of texts."""
+    return NOT_IN_MQTT.sub(lambda found: json.dumps(found[0]).strip('"'), text.decode())
 
 
 def _parsed(text: str | bytes) -> object:

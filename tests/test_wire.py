@@ -104,11 +104,13 @@ def test_round_trip_is_exact(fmt: Literal["cbor", "json"], output: ModelOutput) 
 
 @given(outputs)
 def test_raw_round_trip_is_exact(output: ModelOutput) -> None:
-    """A raw array with its user properties is the result with that one array."""
+    """A raw array with its user properties is the result with that one array, its names as far as MQTT allows."""
+    names = {name: wire.NOT_IN_MQTT.sub("\ufffd", getattr(output, name)) for name in ("model", "stream")}
     for name, array in output.arrays().items():
-        only: dict[str, Any] = dict.fromkeys(OUTPUTS) | {name: array}
+        only: dict[str, Any] = dict.fromkeys(OUTPUTS) | {name: array} | names
         payload, properties = wire.encode_raw(output, name)
         assert len(payload) == array.nbytes
+        assert not any(wire.NOT_IN_MQTT.search(text) for pair in properties for text in pair)
         assert_same(wire.decode_raw(payload, properties), replace(output, **only))
 
 
@@ -173,6 +175,8 @@ def test_unknown_keys_are_ignored(fmt: Literal["cbor", "json"]) -> None:
         ({"model": None}, "model of the result is None, not a str"),
         ({"trace": 5}, "trace of the result is not a map"),
         ({"trace": {"t_last": "noon"}}, "trace of the result is not a map"),
+        ({"marker": {"label": "go", "t": 10**400}}, "marker of the result is not a map"),
+        ({"marker": {"label": "go", "t": True}}, "marker of the result is not a map"),
         ({"embedding": b"1234"}, "embedding of the result is not an RFC 8746 array"),
         ({"embedding": cbor2.CBORTag(86, b"12345678")}, "embedding of the result is not an RFC 8746 array"),
         ({"embedding": cbor2.CBORTag(85, b"12345")}, "embedding has 5 bytes"),
@@ -198,6 +202,11 @@ def test_malformed_cbor_is_told(change: dict[str, object], message: str) -> None
         (b"{}", "format version None"),
         (b'{"v":1,"embedding":[[1],[2,3]]}', "embedding of the result is not a nested list"),
         (b'{"v":1,"embedding":{}}', "embedding of the result is not a nested list"),
+        (b'{"v":1,"embedding":["1.5","nan"]}', "embedding of the result is not a nested list"),
+        (b'{"v":1,"embedding":[true]}', "embedding of the result is not a nested list"),
+        (b'{"v":1,"embedding":[1' + b"0" * 400 + b"]}", "embedding of the result is not a nested list"),
+        (b'{"v":1,"embedding":' + b"[" * 40 + b"]" * 40 + b"}", "model of the result is None"),
+        (b'{"v":1,"embedding":' + b"[" * 500 + b"]" * 500 + b"}", "embedding of the result is not a nested list"),
     ],
 )
 def test_malformed_json_is_told(payload: bytes, message: str) -> None:
@@ -241,10 +250,21 @@ def test_noise_is_refused(noise: bytes) -> None:
 def test_meta_round_trip() -> None:
     """The description comes back equal, unknown positions and numbers to the last bit included."""
     assert wire.decode_meta(wire.encode_meta(META)) == META
+    heard = replace(META, stream=replace(META.stream, mains_hz=50.0))
+    assert wire.decode_meta(wire.encode_meta(heard)) == heard
     assert json.loads(wire.encode_meta(META))["stream"]["ch_pos"] == [[0.0, 0.1, 0.1], [None, None, None]]
 
 
-@pytest.mark.parametrize("change", [{"stream": None}, {"shapes": 5}, {"weights": {"colour": "red"}}, {"signal": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stream": None},
+        {"shapes": 5},
+        {"weights": {"colour": "red"}},
+        {"signal": None},
+        {"reconstructed": {"ch_names": ["Cz"], "ch_pos": [[10**400] * 3]}},
+    ],
+)
 def test_malformed_meta_is_told(change: dict[str, object]) -> None:
     """A description with a missing or foreign value raises `ValueError`."""
     payload = json.dumps(json.loads(wire.encode_meta(META)) | change).encode()
