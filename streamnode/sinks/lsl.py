@@ -146,7 +146,8 @@ class LslSink:
     def _open(self, meta: OutputMeta) -> None:
         self._close()  # first, for two streams with one source id confuse the receivers
         for output in self._outputs:
-            labels = channel_labels(output, meta.shapes[output], meta.ch_names)
+            rows = meta.reconstructed if output == "reconstruction" else None
+            labels = channel_labels(output, meta.shapes[output], meta.ch_names if rows is None else rows.ch_names)
             self._outlets[output] = pylsl.StreamOutlet(self._describe(output, labels, meta), 0, BUFFERED)
         if self._with_quality:
             labels = [*_QUALITY, *(f"bad/{name}" for name in meta.ch_names)]

@@ -1,5 +1,6 @@
 """The LSL outlets, seen by plain pylsl inlets on loopback."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -204,3 +205,13 @@ def test_every_value_has_a_label(output: OutputName, shape: tuple[int, ...], fir
     labels = channel_labels(output, shape, CH_NAMES)
     assert (labels[0], labels[-1]) == (first, last)
     assert len(set(labels)) == len(labels) == np.prod(shape)
+
+
+async def test_added_channels_of_a_reconstruction_have_their_names() -> None:
+    """Rows of a reconstruction are named as its own channels are, not as those the model was given."""
+    rows = make_montage((*CH_NAMES, "Pz"))
+    meta = replace(META, shapes={"reconstruction": (4, 2)}, reconstructed=rows)
+    async with LslSink("rebuilt", node="lab-3", outputs=("reconstruction",), metrics=Metrics()) as sink:
+        await sink.announce(meta)
+        info = (await asyncio.to_thread(connect, "rebuilt")).info(5.0)
+    assert info.get_channel_labels() == [f"{name}/t{i}" for name in rows.ch_names for i in range(2)]
