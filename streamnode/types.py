@@ -429,7 +429,7 @@ class Sink(Protocol):
 
     @property
     def name(self) -> str:
-        """Label in metrics and logs, such as `mqtt:eeg/lab-3`."""
+        """Label in metrics and logs, such as `mqtt:broker.local:1883/eeg/lab-3`."""
         ...
 
     async def __aenter__(self) -> Self: ...

@@ -138,7 +138,7 @@ nood: {name: x}
         f"9:24: model.outputs.1: should be {OUTPUTS}, got 'embeding'",
         "11:5: sinks.0.url: missing; should be mqtt://host:port, or mqtts://host:port for TLS",
         "12:5: sinks.0.ulr: unknown key, did you mean 'url'?",
-        "13:5: sinks.0.topic: should be a topic without + and #, got 'a/#'",
+        "13:5: sinks.0.topic: should be a topic without +, # and control characters, got 'a/#'",
         "14:1: nood: unknown key, did you mean 'node'?",
     ]
 
@@ -302,7 +302,15 @@ def test_wrong_models(file: Path, model: str, expected: str) -> None:
         ),
         (
             "[{kind: mqtt, url: mqtt://h, topic: ''}]",
-            "1:37: sinks.0.topic: should be a topic without + and #, got nothing",
+            "1:37: sinks.0.topic: should be a topic without +, # and control characters, got nothing",
+        ),
+        (
+            "[{kind: mqtt, url: mqtt://broker..local, topic: t}]",
+            "1:22: sinks.0.url: should be mqtt://host:port, or mqtts://host:port for TLS, got 'mqtt://broker..local'",
+        ),
+        (
+            "[{kind: mqtt, url: mqtt://H/, topic: t}, {kind: mqtt, url: mqtt://h, topic: t}]",
+            "1:77: sinks.1.topic: sinks.0 has the same url and topic; give each sink its own",
         ),
         (f"[{{{MQTT}, qos: 2}}]", "1:54: sinks.0.qos: should be 0 or 1, got 2"),
         (f"[{{{MQTT}, ca_file: a}}]", "1:54: sinks.0.ca_file: has no effect without TLS; change the url to mqtts://"),

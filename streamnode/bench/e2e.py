@@ -181,7 +181,7 @@ def pooled(streams: Sequence[Mapping[str, Any]], t_begin: float, t_end: float) -
     """The results of all streams that were published between two LSL times, by the kind of the sink.
 
     Args:
-        streams: as `/timings` has them, sinks by name, such as `mqtt:bench/left`.
+        streams: as `/timings` has them, sinks by name, such as `mqtt:127.0.0.1:1883/bench/left`.
         t_begin: the earliest.
         t_end: the latest.
     """

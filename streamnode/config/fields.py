@@ -15,7 +15,8 @@ T = TypeVar("T")
 Keys = tuple[str | int, ...]
 """The way to a value through the file."""
 
-HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)"
+_LABEL = r"[^\s:/@\[\].]{1,63}"
+HOST = rf"(\[[0-9A-Fa-f:.]+\]|{_LABEL}(\.{_LABEL})*\.?)"
 PORT = r":(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]?\d{1,4})"
 
 

@@ -68,7 +68,7 @@ class MqttSinkConfig(Section):
         BeforeValidator(_without_login),
     ]
     """Address of the broker: mqtt://host or, with TLS, mqtts://host; ports default to 1883 and 8883."""
-    topic: Annotated[str, text("[^+#]+", "a topic without + and #")]
+    topic: Annotated[str, text(r"[^+#\x00-\x1f\x7f-\x9f]+", "a topic without +, # and control characters")]
     """Topic under which results, description and status are published."""
     payload: Literal["cbor", "json", "raw"] = "cbor"
     """Format of a result: CBOR with typed arrays, JSON, or the bare float32 bytes."""

@@ -166,7 +166,7 @@ class NodeConfig(Section):
         for i, sink in enumerate(self.sinks):
             match sink:
                 case MqttSinkConfig():
-                    key, what, address = "topic", "url and topic", (sink.url, sink.topic)
+                    key, what, address = "topic", "url and topic", (sink.url.lower().rstrip("/"), sink.topic)
                 case _:
                     key, what, address = "name", "name", ("lsl", sink.name)
             owner = owners.setdefault(address, i)

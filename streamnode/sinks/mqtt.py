@@ -27,7 +27,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self, get_args
-from urllib.parse import urlsplit
 
 import aiomqtt
 from aiomqtt import ProtocolVersion
@@ -37,12 +36,20 @@ from paho.mqtt.properties import Properties
 from streamnode import wire
 from streamnode.errors import ConfigError, SinkError
 from streamnode.metrics import Metrics
-from streamnode.sinks.mqtt_link import Link, Refused, asks_for_older, hopeless, properties, reason_of, tls_context
+from streamnode.sinks.mqtt_address import check_topic, parse_url, tls_for
+from streamnode.sinks.mqtt_link import (
+    Link,
+    Refused,
+    asks_for_older,
+    hopeless,
+    properties,
+    reason_of,
+    what_to_do,
+)
 from streamnode.types import ModelOutput, OutputMeta, OutputName
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_PORT = {"mqtt": 1883, "mqtts": 8883}
 _GOODBYE_S = 2.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 30.0
 _LASTING_S = 2 * _LONGEST_DELAY_S  # two clients that take each other's connection away never come to it
@@ -89,12 +96,13 @@ class MqttSink:
         expiry_s: float | None = None,
         client_id: str | None = None,
     ) -> None:
-        scheme, self._host, self._port = _parse_url(url)
-        self._broker = f"mqtt broker at {f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
-        self._topic = _check_topic(topic)
+        scheme, self._host, self._port = parse_url(url)
+        self._address = f"{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+        self._broker = f"mqtt broker at {self._address}"
+        self._topic = check_topic(topic)
         if password is not None and username is None:
             raise ConfigError("the mqtt sink has a password but no username: add the username")
-        self._tls = _tls_context(scheme, ca_file)
+        self._tls = tls_for(scheme, ca_file)
         self._node, self._outputs, self._payload, self._qos = node, tuple(outputs), payload, qos
         self._username, self._password = username, password
         self._timeout_s, self._expiry_s = timeout_s, expiry_s
@@ -108,8 +116,8 @@ class MqttSink:
 
     @property
     def name(self) -> str:
-        """`mqtt:` and the topic."""
-        return f"mqtt:{self._topic}"
+        """Such as `mqtt:broker.local:1883/eeg/lab-3`."""
+        return f"mqtt:{self._address}/{self._topic}"
 
     async def __aenter__(self) -> Self:
         """Connect, and keep the connection until the block ends.
@@ -162,6 +170,7 @@ class MqttSink:
             if self._link is not None:
                 await self._send_meta(self._link)
         except Refused as error:
+            self._meta = None  # not at every reconnection
             raise SinkError(self._sentence(error)) from error
         except aiomqtt.MqttError as error:
             logger.warning("%s: meta waits for the next connection (%s)", self.name, error)
@@ -273,14 +282,24 @@ class MqttSink:
         return link
 
     async def _spoken_version(self) -> ProtocolVersion:
-        """Ask with a bare connection, for some older brokers fall silent over a will of MQTT 5."""
+        """Ask with bare connections, for some older brokers fall silent over a will of MQTT 5.
+
+        Others hang up on MQTT 5. So does a proxy whose broker is still starting, but on 3.1.1 as well.
+        """
+        if await self._speaks_5():
+            return ProtocolVersion.V5
+        async with self._new_link(ProtocolVersion.V311):
+            pass
+        return ProtocolVersion.V5 if await self._speaks_5() else ProtocolVersion.V311
+
+    async def _speaks_5(self) -> bool:
         try:
             async with self._new_link(ProtocolVersion.V5):
-                return ProtocolVersion.V5
+                return True
         except aiomqtt.MqttError as error:
             if not asks_for_older(error):
                 raise
-            return ProtocolVersion.V311
+            return False
 
     def _new_link(self, version: ProtocolVersion, **options: Any) -> Link:
         return Link(
@@ -316,7 +335,9 @@ class MqttSink:
         """What went wrong and what to do."""
         reason, cause = reason_of(error), error.__context__
         if isinstance(error, Refused):
-            return f"{self._broker} refused {error.topic} ({reason}): allow {self._who} to write it on the broker"
+            allow = f"allow {self._who} to write it on the broker"
+            advice = "publish fewer outputs, or raise the broker's limit" if error.too_large else allow
+            return f"{self._broker} refused {error.topic} ({reason}): {advice}"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"{self._broker} shows a certificate that is not trusted ({reason}): "
@@ -324,46 +345,13 @@ class MqttSink:
             )
         if isinstance(cause, ssl.SSLError):
             return f"{self._broker} does not speak TLS as asked ({reason}): correct the port, or use mqtt://"
-        if hopeless(error):
-            return f"{self._broker} refused {self._who} ({reason}): correct the sink's username, password or client_id"
+        if advice := what_to_do(error):
+            return f"{self._broker} refused {self._who} ({reason}): {advice}"
         return f"{self._broker} did not take the result ({reason}): it was dropped"
 
     @property
     def _who(self) -> str:
         return "an anonymous client" if self._username is None else f"user {self._username!r}"
-
-
-def _parse_url(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port."""
-    if "@" in url:  # before anything that could show a password in its message
-        raise ConfigError("the mqtt sink's url holds a user: set username and password: {env: NAME} instead")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"the mqtt sink's url cannot be read ({error}): write it as mqtt://host:port") from None
-    if parts.scheme not in _DEFAULT_PORT or not parts.hostname:
-        raise ConfigError(f"the mqtt sink's url is {url!r}: write it as mqtt://host:port or mqtts://host:port")
-    if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise ConfigError(f"the mqtt sink's url {url!r} goes on after the port: the topic has a key of its own")
-    return parts.scheme, parts.hostname, port or _DEFAULT_PORT[parts.scheme]
-
-
-def _check_topic(topic: str) -> str:
-    if not topic or topic != topic.strip("/") or any(sign in topic for sign in "+#\0"):
-        raise ConfigError(f"the mqtt sink's topic is {topic!r}: it needs a name without +, # or a slash at either end")
-    return topic
-
-
-def _tls_context(scheme: str, ca_file: Path | None) -> ssl.SSLContext | None:
-    if scheme == "mqtts":
-        try:
-            return tls_context(ca_file)
-        except OSError as error:
-            raise ConfigError(f"ca_file {ca_file} cannot be used ({error.strerror}): give a PEM file") from error
-    if ca_file is not None:
-        raise ConfigError("the mqtt sink has a ca_file but its url is not mqtts://: change one of them")
-    return None
 
 
 def _client_id(node: str, topic: str) -> str:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
-from pathlib import Path
 from typing import Any, Self
 
 import aiomqtt
 import paho.mqtt.client as paho
 from aiomqtt import ProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 _KEEPALIVE_S = 15
 _ANSWER_S = 5.0  # for CONNACK and PUBACK
 _UNSUPPORTED_VERSION = 0x84
-_REFUSALS_OF_WHO_WE_ARE = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client id, user or password, not authorized, banned, method
+_TOO_LARGE = 0x95
+_WHAT_TO_DO_ABOUT = {
+    # client id, user or password, not authorized, banned, method
+    **dict.fromkeys((0x85, 0x86, 0x87, 0x8A, 0x8C), "correct the sink's username, password or client_id"),
+    0x9A: "let it keep retained messages, which status and meta are",
+    0x9B: "let it take QoS 1, with which status and meta are sent",
+}
 
 
 class Refused(aiomqtt.MqttError):
-    """The broker acknowledged a message and refused it."""
+    """The broker acknowledged a message and refused it, or had said that it takes none so large."""
 
-    def __init__(self, topic: str, reason: ReasonCode) -> None:
-        super().__init__(str(reason))
-        self.topic = topic
+    def __init__(self, topic: str, reason: str, *, too_large: bool) -> None:
+        super().__init__(reason)
+        self.topic, self.too_large = topic, too_large
 
 
 class HungUp(aiomqtt.MqttError):
@@ -52,6 +59,7 @@ class Link(aiomqtt.Client):
         )
         self.version = version
         self._abandoned = False
+        self._largest: int | None = None  # packet that the broker takes, bytes
         self._acknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
 
     async def __aenter__(self) -> Self:
@@ -67,8 +75,12 @@ class Link(aiomqtt.Client):
         """Return once the broker has the message (QoS 1) or the socket has (QoS 0).
 
         Raises:
-            aiomqtt.MqttError: the connection was lost, no acknowledgement came, or (`Refused`) a bad one.
+            aiomqtt.MqttError: the connection was lost, no acknowledgement came, or (`Refused`) a bad one, or the
+                message is larger than the broker said it takes.
         """
+        size = self._packet_size(topic, payload, qos, properties)
+        if self._largest is not None and size > self._largest:
+            raise Refused(topic, f"a packet of {size} bytes, of which it takes {self._largest}", too_large=True)
         info = self._client.publish(topic, payload, qos, retain, properties)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttError(paho.error_string(info.rc))
@@ -83,7 +95,14 @@ class Link(aiomqtt.Client):
         finally:
             del self._acknowledged[info.mid]
         if reason.is_failure:
-            raise Refused(topic, reason)
+            raise Refused(topic, str(reason), too_large=reason.value == _TOO_LARGE)
+
+    def _packet_size(self, topic: str, payload: bytes, qos: int, properties: Properties | None) -> int:
+        """Bytes of the whole packet that a message is sent as."""
+        made = properties or Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as below
+        described = made.pack() if self.version is ProtocolVersion.V5 else b""  # type: ignore[no-untyped-call]
+        size = 2 + len(topic.encode()) + 2 * (qos > 0) + len(described) + len(payload)
+        return 1 + math.ceil(size.bit_length() / 7) + size
 
     async def lost(self) -> str:
         """Wait for the end of the connection and tell its reason."""
@@ -98,8 +117,6 @@ class Link(aiomqtt.Client):
         """Close the socket without a goodbye, so that the broker publishes the will; harmless when already closed."""
         self._abandoned = True
         self._fail_sends()
-        if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()  # seen; or asyncio complains that nobody did
         # Later, because the connecting thread may just have asked the loop to watch the socket.
         self._loop.call_soon(self._client._sock_close)  # noqa: SLF001  (paho has no public way to close at once)
 
@@ -109,11 +126,25 @@ class Link(aiomqtt.Client):
         if self._abandoned:
             self._loop.call_soon_threadsafe(self._client._sock_close)  # noqa: SLF001  (as in `abandon`)
 
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        """Called by paho at CONNACK; the base class drops what the broker says of itself."""
+        self._largest = getattr(properties, "MaximumPacketSize", None)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
     def _on_disconnect(self, client: paho.Client, userdata: Any, *details: Any) -> None:
         """Called by paho; the base class ignores a broker that closes instead of answering, and waits on."""
         if not self._abandoned and not self._connected.done():
             self._connected.set_exception(HungUp("it closed the connection without an answer"))
         super()._on_disconnect(client, userdata, *details)
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # seen; or asyncio complains that nobody did
         self._fail_sends()
 
     def _fail_sends(self) -> None:
@@ -149,28 +180,6 @@ def properties(packet_type: int, **values: object) -> Properties:
     return made
 
 
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """A context that verifies certificate and host; `ca_file` None trusts the system's authorities.
-
-    Raises:
-        OSError: the file cannot be read or holds no certificate.
-    """
-    context = ssl.create_default_context(cafile=ca_file)
-    context.sslsocket_class = _TlsSocket
-    return context
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """A TLS socket that is closed when the handshake fails; paho just drops it."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  (the signature of ssl)
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
 def reason_of(error: BaseException) -> str:
     """The error in the words of the operating system or the broker."""
     if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
@@ -185,10 +194,15 @@ def reason_of(error: BaseException) -> str:
 
 def hopeless(error: aiomqtt.MqttError) -> bool:
     """Whether trying again cannot help until somebody has changed something."""
-    if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
-        return error.rc.value in _REFUSALS_OF_WHO_WE_ARE
     hostile = isinstance(error.__context__, ssl.SSLError) and not isinstance(error.__context__, ssl.SSLEOFError)
-    return hostile or isinstance(error, Refused)
+    return hostile or isinstance(error, Refused) or bool(what_to_do(error))
+
+
+def what_to_do(error: aiomqtt.MqttError) -> str:
+    """About a connection that the broker refused and always will; empty if it may take it another time."""
+    if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
+        return _WHAT_TO_DO_ABOUT.get(error.rc.value, "")
+    return ""
 
 
 def asks_for_older(error: aiomqtt.MqttError) -> bool:

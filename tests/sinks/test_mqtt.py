@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import ssl
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiomqtt
+import numpy as np
 import pytest
 from aiomqtt import ProtocolVersion
 
@@ -26,7 +28,7 @@ from streamnode import wire
 from streamnode.errors import ConfigError, SinkError
 from streamnode.metrics import Metrics
 from streamnode.sinks.mqtt import MqttSink
-from streamnode.types import ModelOutput
+from streamnode.types import Marker, ModelOutput
 from tests.brokers import Mosquitto, amqtt_broker, free_port, issue_certificates, needs_mosquitto
 from tests.test_wire import META, RESULT, assert_same
 
@@ -78,9 +80,12 @@ async def mosquitto(tmp_path: Path) -> AsyncIterator[Mosquitto]:
         yield broker
 
 
-def value(metrics: Metrics, name: str) -> float | None:
-    """A metric of the sink."""
-    return metrics.registry.get_sample_value(name, {"sink": f"mqtt:{TOPIC}"})
+def value(metrics: Metrics, name: str) -> float:
+    """A metric of the one sink there is."""
+    (found,) = (
+        sample.value for metric in metrics.registry.collect() for sample in metric.samples if sample.name == name
+    )
+    return found
 
 
 @needs_mosquitto
@@ -422,6 +427,121 @@ async def test_forbidden_status_ends_the_start(guarded: Mosquitto) -> None:
 
 
 @needs_mosquitto
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_result_larger_than_the_broker_takes_is_refused(tmp_path: Path, qos: int) -> None:
+    """All that fits into the largest packet that the broker takes arrives; what does not is told with both sizes."""
+    metrics, n_sent = Metrics(), 0
+    async with (
+        Mosquitto(tmp_path, ["allow_anonymous true", "max_packet_size 2000"]) as broker,
+        subscriber(broker.url) as inbox,
+        mqtt_sink(broker.url, metrics, qos=qos, outputs=["embedding"]) as sink,
+    ):
+        refused: SinkError | None = None
+        while refused is None:
+            try:
+                await sink.publish(replace(RESULT, seq=n_sent, embedding=np.zeros(300 + n_sent, np.float32)))
+                n_sent += 1
+            except SinkError as error:
+                refused = error
+        told = re.search(
+            r"refused eeg/lab-3/output \(a packet of (\d+) bytes, of which it takes 2000\): publish fewer outputs, or "
+            "raise the broker's limit$",
+            str(refused),
+        )
+        assert told
+        assert 2000 < int(told[1]) <= 2004  # one float more than fits
+        with pytest.raises(SinkError, match="refused eeg/lab-3/meta"):
+            await sink.announce(replace(META, signal=("x" * 2000,)))
+        assert sink._meta is None  # or no later connection would come about
+        for seq in range(n_sent):
+            assert wire.decode(bytes((await inbox.get("output")).payload), "cbor").seq == seq
+    assert n_sent
+    assert value(metrics, "streamnode_outputs_published_total") == n_sent
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("max_qos 0", "let it take QoS 1, with which status and meta are sent"),
+        ("retain_available false", "let it keep retained messages, which status and meta are"),
+    ],
+)
+async def test_broker_that_lacks_what_status_needs_ends_the_start(tmp_path: Path, setting: str, advice: str) -> None:
+    """A broker without QoS 1 or retained messages is not asked for ever, but told of."""
+    async with Mosquitto(tmp_path, ["allow_anonymous true", setting]) as broker:
+        with pytest.raises(SinkError, match=rf"refused an anonymous client \(.*\): {advice}"):
+            async with mqtt_sink(broker.url, timeout_s=PATIENCE_S):
+                pass
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_names_that_mqtt_forbids_arrive(mosquitto: Mosquitto, qos: Any) -> None:
+    """Control characters in names, markers and channels do not end the connection, as raw payload or not."""
+    odd = replace(RESULT, stream="a\tb", bad_channels=("F\x7fz",), marker=Marker("go\x85\uffff", 1.0))
+    for payload, stream in (("raw", "a\ufffdb"), ("cbor", "a\tb")):
+        async with subscriber(mosquitto.url) as inbox, mqtt_sink(mosquitto.url, payload=payload, qos=qos) as sink:
+            await sink.publish(odd)
+            message = await inbox.get("embedding" if payload == "raw" else "output")
+            properties: Any = message.properties
+            body = bytes(message.payload)
+            got = wire.decode_raw(body, properties.UserProperty) if payload == "raw" else wire.decode(body, "cbor")
+        assert (got.stream, got.bad_channels, got.marker) == (stream, odd.bad_channels, odd.marker)
+
+
+@needs_mosquitto
+async def test_sinks_of_two_brokers_have_two_names(tmp_path: Path) -> None:
+    """One topic on two brokers is two sinks: when one broker dies, just its sink is not connected."""
+    metrics = Metrics()
+    async with (
+        Mosquitto(tmp_path) as left,
+        Mosquitto(tmp_path) as right,
+        mqtt_sink(left.url, metrics) as dying,
+        mqtt_sink(right.url, metrics) as living,
+    ):
+        await left.kill()
+        await until_offline(dying, RESULT)
+        connected = {
+            sink.name: metrics.registry.get_sample_value("streamnode_sink_connected", {"sink": sink.name})
+            for sink in (dying, living)
+        }
+    assert connected == {f"mqtt:127.0.0.1:{left.port}/{TOPIC}": 0, f"mqtt:127.0.0.1:{right.port}/{TOPIC}": 1}
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("payload", ["cbor", "raw"])
+async def test_proxy_without_its_broker_is_waited_for(mosquitto: Mosquitto, payload: Any) -> None:
+    """Who hangs up because the broker behind is still starting is not taken for a broker of MQTT 3.1.1."""
+    turned_away: list[asyncio.StreamWriter] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(turned_away) < 5:
+            turned_away.append(writer)
+            writer.close()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", mosquitto.port)
+        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+    async with (
+        await asyncio.start_server(proxy, "127.0.0.1", 0) as server,
+        subscriber(mosquitto.url) as inbox,
+        mqtt_sink(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", payload=payload) as sink,
+    ):
+        await sink.publish(RESULT)
+        message = await inbox.get("embedding" if payload == "raw" else "output")
+    properties: Any = message.properties
+    assert properties.ContentType == wire.CONTENT_TYPE[payload]
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(4096):
+            writer.write(data)
+    writer.close()
+
+
+@needs_mosquitto
 async def test_tls(tmp_path: Path) -> None:
     """TLS works with the authority's file, and every way it cannot work is told in a sentence at once."""
     certificates = issue_certificates(tmp_path)
@@ -548,6 +668,8 @@ async def test_start_waits_for_the_broker() -> None:
         ("http://127.0.0.1", "write it as mqtt://host:port or mqtts://host:port"),
         ("mqtt://", "write it as mqtt://host:port or mqtts://host:port"),
         ("mqtt://127.0.0.1:seven", "cannot be read .*: write it as mqtt://host:port"),
+        ("mqtt://broker..local", "no host by that name"),
+        ("mqtts://" + 64 * "a" + ".local", "no host by that name"),
         ("mqtt://127.0.0.1/eeg", "goes on after the port: the topic has a key of its own"),
         ("mqtt://me:hunter2@127.0.0.1", "set username and password: {env: NAME} instead"),
         ("mqtt://me:hunter2/x@127.0.0.1", "set username and password: {env: NAME} instead"),
@@ -560,7 +682,7 @@ def test_wrong_url_is_told(url: str, sentence: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("topic", ["", "/eeg", "eeg/", "eeg/#", "+/eeg"])
+@pytest.mark.parametrize("topic", ["", "/eeg", "eeg/", "eeg/#", "+/eeg", "eeg\t1", "eeg\x85", "eeg\uffff"])
 def test_wrong_topic_is_told(topic: str) -> None:
     """A topic nobody can publish to is refused."""
     with pytest.raises(ConfigError, match="it needs a name without"):

@@ -293,7 +293,7 @@ def csv_file(tmp_path: Path, text: str) -> Path:
 def test_name_of_a_file_that_is_no_utf_8_can_be_sent(tmp_path: Path) -> None:
     """A file named in another encoding is a stream whose name is text, in which what cannot be read is marked."""
     path = tmp_path / os.fsdecode(b"caf\xe9.csv")
-    path.write_text("time,Fz\n0,1\n0.01,2\n0.02,1\n")
+    path.write_text("time,Fz\n0,1e-5\n0.01,-1e-5\n0.02,1e-5\n0.03,-1e-5\n")
     assert read(path).info.name == "caf\ufffd"
 
 
