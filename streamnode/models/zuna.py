@@ -250,7 +250,7 @@ class ZunaBinding:
         sampler: how they go.
         guidance: how strongly the latents steer them.
         keep_known: whether good channels come back as they were given.
-        passing: `(n_rows, n_chans)` what makes a reconstruction without the sampler; None where it runs.
+        passing: `(n_added, n_chans)` what makes added channels without the sampler; None where it runs.
     """
 
     montage: Montage
@@ -455,7 +455,7 @@ class Zuna(nn.Module):
     def with_steps(self, binding: ZunaBinding, steps: int) -> ZunaBinding:
         """The same binding for another number of steps of the sampler; with 0, epochs pass without it.
 
-        What passes is the epoch as it is, with added channels drawn from the others by spherical splines.
+        What passes is the epoch as it is, to the bit, with added channels drawn from the others by spherical splines.
         """
         if steps:
             return replace(binding, schedule=self.decoder.schedule(steps), passing=None)
@@ -465,8 +465,10 @@ class Zuna(nn.Module):
     def _as_it_is(x_uv: Tensor, binding: ZunaBinding, bad: Collection[int]) -> Tensor | None:
         """The reconstruction of epochs that need no sampler; None for those that do."""
         if binding.passing is not None:
-            return binding.passing @ x_uv
-        return x_uv if binding.keep_known and not bad and not binding.n_added else None
+            with torch.autocast(x_uv.device.type, enabled=False):
+                return torch.cat((x_uv, binding.passing @ x_uv), dim=1)
+        # A copy, for on a CPU the epoch may be the caller's own memory.
+        return x_uv.clone() if binding.keep_known and not bad and not binding.n_added else None
 
     def encode_tokens(self, tokens: Tensor, binding: ZunaBinding, masked: Tensor | None = None) -> Tensor:
         """Latents of scaled tokens, those of added channels included.
@@ -539,11 +541,11 @@ def _pooled(tokens: Tensor, n_chans: int, pool: Pool) -> Tensor:
 
 
 def _passing(binding: ZunaBinding) -> Tensor:
-    """`(n_rows, n_chans)`: channels as they are, added ones by splines."""
+    """`(n_added, n_chans)`: added channels by splines through all others."""
     n_chans = binding.montage.n_chans - binding.n_added
     added = tuple(range(n_chans, binding.montage.n_chans))
     matrix = interpolation_matrix(binding.montage, added) if added else np.eye(n_chans)
-    return torch.tensor(matrix[:, :n_chans])
+    return torch.tensor(matrix[n_chans:, :n_chans])
 
 
 def _extended(montage: Montage, added: Montage) -> Montage:

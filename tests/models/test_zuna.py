@@ -32,6 +32,7 @@ from streamnode.models.weights import load_strict
 from streamnode.models.zuna import VARIANTS, Zuna, ZunaConfig, normalise
 from streamnode.models.zuna_flow import Generation, Schedule, rms_norm, rotations
 from streamnode.montage import make_montage
+from streamnode.signal.interpolate import interpolation_matrix
 from streamnode.signal.offline import zero_phase
 from streamnode.types import Float64Array, Montage, OutputName
 
@@ -596,6 +597,35 @@ def test_known_channels_are_kept_on_demand() -> None:
     assert torch.equal(kept[:, [0, 2, 3, 4]], x[:, [0, 2, 3, 4]])
     assert torch.equal(kept[:, [1, 5]], free[:, [1, 5]])
     assert not torch.isclose(free[:, [0, 2, 3, 4]], x[:, [0, 2, 3, 4]]).all()
+
+
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16], ids=str)
+def test_what_passes_without_the_sampler_is_what_went_in(half: torch.dtype | None) -> None:
+    """With 0 steps, channels come back bit for bit, also in half precision, and none reaches another but added ones."""
+    model, x = network("1.1"), microvolts(2).float()
+    montage = make_montage([*CAP.ch_names, "Pz"])
+    splines = torch.tensor(interpolation_matrix(montage, (5,))[5:, :5])
+    for added in ([], ["Pz"]):
+        binding = model.bind(CAP, outputs=ALL, add=added, keep_known=True, steps=1)
+        with torch.inference_mode(), torch.autocast("cpu", half, enabled=half is not None):
+            passing = model.with_steps(binding, 0)
+            found = model.encode(x, passing, ALL)["reconstruction"]
+            lost = x.clone()
+            lost[:, 1, 7] = torch.nan
+            of_lost = model.encode(lost, passing, ALL, bad=(1,))["reconstruction"]
+        assert torch.equal(found[:, :5], x)
+        torch.testing.assert_close(found[:, 5:].double(), (splines @ x.double())[:, : len(added)], rtol=0, atol=1e-4)
+        torch.testing.assert_close(of_lost[:, :5], lost, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("outputs", [("reconstruction",), ALL])
+def test_what_is_kept_is_a_copy(outputs: tuple[OutputName, ...]) -> None:
+    """Whoever fills his buffer with the next epoch does not change the result of the one before."""
+    x = microvolts().float()
+    kept = run(network("1.1"), x, outputs=outputs, keep_known=True)["reconstruction"]
+    expected = x.clone()
+    x.zero_()
+    assert torch.equal(kept, expected)
 
 
 @both
