@@ -331,9 +331,11 @@ class Pipeline:
         if not isinstance(output, ModelOutput):
             self._drop(epoch, output)
             return None
-        if session.pace is not None and decision is not None and output.trace is not None:
-            session.pace.took(decision.steps, output.trace.t_infer1 - output.trace.t_infer0)
-        return replace(output, bad_channels=verdict.bad_channels) if isinstance(verdict, Verdict) else output
+        if not isinstance(verdict, Verdict):
+            return output
+        if decision is not None:
+            _learn(session, decision, verdict, output)
+        return replace(output, bad_channels=verdict.bad_channels)
 
     def _paced(self, verdict: Verdict, session: Session, t_enqueued: float) -> Decision | None:
         """How much of the sampler an epoch is to have."""
@@ -384,6 +386,13 @@ class Pipeline:
     def _drop(self, epoch: Epoch, reason: str) -> None:
         self.status.dropped += 1
         self._metrics.epochs_dropped.labels(epoch.info.name, reason).inc()
+
+
+def _learn(session: Session, decision: Decision, verdict: Verdict, output: ModelOutput) -> None:
+    """Tell the pace what a pass has taken, and for how many steps: a good epoch may have needed none."""
+    steps = session.model.steps_run(decision.steps, bad=verdict.rows is not None)
+    if session.pace is not None and output.trace is not None and steps is not None:
+        session.pace.took(steps, output.trace.t_infer1 - output.trace.t_infer0)
 
 
 def _judge(waiting: _Waiting) -> Verdict | Refusal:

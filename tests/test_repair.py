@@ -52,7 +52,7 @@ YAML = """\
 source: {{kind: lsl}}
 epoch: {{hop_s: 1.0, policy: all}}
 signal: {{bad_channels: mask, reference: as_recorded}}
-model: {{kind: zuna, weights: "random:0", outputs: [reconstruction], steps: 4, sampler: adams{options}}}
+model: {{kind: zuna, weights: "random:0", outputs: [{outputs}], steps: 4, sampler: adams{options}}}
 sinks: [{{kind: lsl-eeg, name: {name}}}]
 """
 
@@ -77,9 +77,9 @@ def life(n_epochs: int, *, dead: bool = False) -> Scripted:
     return Scripted(INFO, chunks)
 
 
-def configure(folder: Path, options: str = "") -> config.NodeConfig:
+def configure(folder: Path, options: str = "", outputs: str = "reconstruction") -> config.NodeConfig:
     path = folder / "node.yaml"
-    path.write_text(YAML.format(options=options, name=f"repaired-{folder.name}"))
+    path.write_text(YAML.format(options=options, outputs=outputs, name=f"repaired-{folder.name}"))
     return config.load(path)
 
 
@@ -141,6 +141,39 @@ async def test_machine_that_is_too_slow_gives_up_steps_first(
     passed = metrics.registry.get_sample_value("streamnode_pace_epochs_total", labels)
     assert passed == sum(not output.bad_channels for output in memory.outputs) > 0
     assert all(np.isfinite(output.arrays()["reconstruction"]).all() for output in memory.outputs)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "dead", "slow", "learnt"),
+    [
+        ("reconstruction", "", False, False, None),  # good channels come back as they are
+        ("embedding, reconstruction", "", False, False, 0),
+        ("reconstruction", "", True, False, 4),
+        ("reconstruction", ", add: [Cz]", False, False, 4),
+        ("reconstruction", ", keep_known: false", False, False, 4),
+        ("reconstruction", ", add: [Cz]", False, True, None),  # it passes
+        ("embedding, reconstruction", ", add: [Cz]", False, True, 0),
+    ],
+)
+async def test_the_pace_learns_from_what_has_run(
+    tmp_path: Path,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    outputs: str,
+    options: str,
+    dead: bool,
+    slow: bool,
+    learnt: int | None,
+) -> None:
+    """An epoch that needed no sampler does not tell how fast it is, and one that took no network tells nothing."""
+    told = list[int]()
+    monkeypatch.setattr("streamnode.inference.engine.BoundModel.cost", lambda *_: Cost(0.01, 10.0 if slow else 1e-6))
+    monkeypatch.setattr("streamnode.inference.pace.Pace.took", lambda _, steps, _seconds: told.append(steps))
+    node_config, memory = configure(tmp_path, ", min_steps: 2" + options, outputs), Memory()
+    await pipeline_of(node_config, engine, life(2, dead=dead), [memory], Metrics()).run()
+    assert len(memory.outputs) == 2
+    assert told == ([] if learnt is None else [learnt] * 2)
 
 
 async def test_out_comes_one_continuous_stream(tmp_path: Path, engine: Engine) -> None:

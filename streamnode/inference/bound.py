@@ -193,6 +193,16 @@ class BoundModel:
 
         return _recall(self._paced, steps, pace, _PACES)
 
+    def steps_run(self, steps: int, *, bad: bool) -> int | None:
+        """What an epoch really has of so many steps of the sampler; None where no network runs at all.
+
+        Args:
+            steps: that it may have.
+            bad: whether channels of it are left out, to be rebuilt.
+        """
+        run: int | None = self.binding.steps_run(self.outputs, steps, bad=bad)
+        return run
+
     def cost(self, duration_s: float, steps: int) -> Cost:
         """What a pass takes on this machine, measured on a made-up epoch with one channel bad.
 

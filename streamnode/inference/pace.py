@@ -58,9 +58,9 @@ class Decision:
     """What to do with an epoch.
 
     Attributes:
-        action: `rebuild` runs the sampler. `pass` only encodes: for the embedding, and to learn how fast the machine
-            is. `drop` does nothing.
-        steps: of the sampler; 0 unless it runs.
+        action: `rebuild` runs the sampler if there is anything to rebuild. `pass` at most encodes: for the embedding,
+            and to learn how fast the machine is. `drop` does nothing.
+        steps: of the sampler; 0 unless it may run.
     """
 
     action: Action
@@ -96,7 +96,12 @@ class Pace:
         return Cost(slowness * self._cost.encode_s, slowness * self._cost.step_s)
 
     def took(self, steps: int, seconds: float) -> None:
-        """Learn what a pass of so many steps has taken; 0 steps is one that only encoded."""
+        """Learn what a pass has taken.
+
+        Args:
+            steps: that it really had; 0 is one that only encoded. One that did not even do that teaches nothing.
+            seconds: that it took.
+        """
         self._slowness.append(seconds / self._cost.of(steps))
 
     def decide(self, *, late_s: float, bad: bool) -> Decision:

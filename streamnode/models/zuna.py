@@ -268,6 +268,23 @@ class ZunaBinding:
     keep_known: bool
     passing: Tensor | None = None
 
+    @property
+    def steps(self) -> int:
+        """Of the sampler; 0 where epochs pass without it."""
+        return 0 if self.schedule is None or self.passing is not None else self.schedule.steps
+
+    def steps_run(self, outputs: Collection[OutputName], steps: int, *, bad: bool) -> int | None:
+        """What epochs really have of so many steps; None where not even the encoder runs.
+
+        Args:
+            outputs: what is asked for.
+            steps: that they may have.
+            bad: whether they have bad channels.
+        """
+        if "reconstruction" in outputs and steps and (bad or self.n_added or not self.keep_known):
+            return steps
+        return None if set(outputs) == {"reconstruction"} else 0
+
     def rotation(self, n_patches: int) -> Tensor:
         """`(S, d / 2)` complex for the tokens of a window."""
         space = self.space[:, None].expand(-1, n_patches, -1)
@@ -417,6 +434,9 @@ class Zuna(nn.Module):
         n_chans, n_times = x_uv.shape[1:]
         good = [row for row in range(n_chans) if row not in bad]
         self._refuse_misfit(n_chans, n_times, good, binding, outputs)
+        steps = binding.steps_run(outputs, binding.steps, bad=bool(bad))
+        if steps is None:
+            return {"reconstruction": _as_it_is(x_uv, binding)}
         scaled = normalise(
             x_uv,
             self.config.generation,
@@ -425,9 +445,6 @@ class Zuna(nn.Module):
             std_uv=std_uv if binding.std_uv is None else binding.std_uv,
             data_norm=binding.data_norm,
         )
-        as_it_is = self._as_it_is(x_uv, binding, bad)
-        if as_it_is is not None and set(outputs) == {"reconstruction"}:
-            return {"reconstruction": as_it_is}
         latents = self.encode_tokens(to_tokens(scaled.x, self.config.patch), binding)
         results: dict[OutputName, Tensor] = {}
         bound = latents[:, : n_chans * n_times // self.config.patch]
@@ -435,8 +452,8 @@ class Zuna(nn.Module):
             results["embedding"] = _pooled(bound, n_chans, binding.pool)
         if "tokens" in outputs:
             results["tokens"] = bound
-        if "reconstruction" in outputs and as_it_is is not None:
-            results["reconstruction"] = as_it_is
+        if "reconstruction" in outputs and not steps:
+            results["reconstruction"] = _as_it_is(x_uv, binding)
         elif "reconstruction" in outputs:
             start = cast("Tensor", binding.noise)[:, :n_times] if noise is None else noise
             tokens = self.sample(latents, to_tokens(start.expand_as(scaled.x), self.config.patch), binding)
@@ -460,15 +477,6 @@ class Zuna(nn.Module):
         if steps:
             return replace(binding, schedule=self.decoder.schedule(steps), passing=None)
         return replace(binding, passing=_passing(binding).to(self.encoder.registers))
-
-    @staticmethod
-    def _as_it_is(x_uv: Tensor, binding: ZunaBinding, bad: Collection[int]) -> Tensor | None:
-        """The reconstruction of epochs that need no sampler; None for those that do."""
-        if binding.passing is not None:
-            with torch.autocast(x_uv.device.type, enabled=False):
-                return torch.cat((x_uv, binding.passing @ x_uv), dim=1)
-        # A copy, for on a CPU the epoch may be the caller's own memory.
-        return x_uv.clone() if binding.keep_known and not bad and not binding.n_added else None
 
     def encode_tokens(self, tokens: Tensor, binding: ZunaBinding, masked: Tensor | None = None) -> Tensor:
         """Latents of scaled tokens, those of added channels included.
@@ -538,6 +546,14 @@ def _pooled(tokens: Tensor, n_chans: int, pool: Pool) -> Tensor:
             return tokens.reshape(len(tokens), n_chans, -1, tokens.shape[-1]).mean(2).flatten(1)
         case "per_token":
             return tokens.flatten(1)
+
+
+def _as_it_is(x_uv: Tensor, binding: ZunaBinding) -> Tensor:
+    """The reconstruction of epochs that need no sampler."""
+    if binding.passing is None:
+        return x_uv.clone()  # on a CPU the epochs may be the caller's own memory
+    with torch.autocast(x_uv.device.type, enabled=False):
+        return torch.cat((x_uv, binding.passing @ x_uv), dim=1)
 
 
 def _passing(binding: ZunaBinding) -> Tensor:
