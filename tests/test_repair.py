@@ -11,7 +11,7 @@ import pylsl
 import pytest
 
 from streamnode import build, config
-from streamnode.inference.engine import Engine
+from streamnode.inference.engine import BoundModel, Engine
 from streamnode.inference.pace import Cost
 from streamnode.inference.worker import Worker
 from streamnode.metrics import Metrics
@@ -241,3 +241,18 @@ def test_binding_takes_one_step_of_the_sampler(engine: Engine, monkeypatch: pyte
         engine.bind(INFO.montage, ("reconstruction",), duration_s=5.0, steps=40, seed=99)
     assert len(stepped) == 1
     assert len(encoded) > 1
+
+
+def test_what_a_pass_costs_is_measured_without_hiccups(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoder and sampler are timed each by itself, and a pass that something held up is not taken for the usual."""
+    bound, now, hiccups = engine.bind(INFO.montage, ("reconstruction",), duration_s=0, steps=40), [0.0], [0.4, 0.0] * 2
+
+    def run_on(model: BoundModel, rows: tuple[int, ...], _: object) -> None:
+        steps = model.binding.steps if "reconstruction" in model.outputs else 0
+        assert len(rows) == len(CH_NAMES) - 1
+        now[0] += 0.1 + 0.02 * steps + hiccups.pop()
+
+    monkeypatch.setattr("streamnode.inference.bound.perf_counter", lambda: now[0])
+    monkeypatch.setattr(BoundModel, "run_on", run_on)
+    cost = bound.cost(5.0, 4)
+    assert (cost.encode_s, cost.step_s) == pytest.approx((0.1, 0.02))

@@ -5,7 +5,8 @@ What is given up, in this order, as the time for an epoch gets short:
     all steps > as many as fit > the floor, for epochs with bad channels only > epochs that have waited too long
 
 An epoch is decided upon when its turn comes, by what passes have cost lately and by how long it has waited. What it
-takes beyond its time, the next ones find as waiting, and pay back.
+takes beyond its time, the next ones find as waiting, and pay back. What goes without the sampler tells little of it, or
+nothing: where all do, one has the floor once in a while, lest a busy minute stay believed for ever.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Action = Literal["rebuild", "pass", "drop"]
 _SHARE = 0.8  # of the hop that a pass may take; the rest is for all else there is to do, and for surprises
 _EASY = 0.7  # of the hop within which more steps must fit before they are taken, lest their number flutter
 _RECENT = 3  # passes whose median says how fast the machine is: one hiccup among them does not count
+_TRYING = 0.1  # of the time that the floor may take where it is only tried
+_PASSES = 60  # after which it is tried whatever it is thought to take
 _LEAST_S = 1e-6  # a difference of two times that comes out smaller is noise
 
 
@@ -88,6 +91,7 @@ class Pace:
         self._hop_s = hop_s
         self._slowness: deque[float] = deque([1.0], maxlen=_RECENT)
         self._steps = 0
+        self._passes = 0  # decided since the sampler ran
 
     @property
     def cost(self) -> Cost:
@@ -102,6 +106,9 @@ class Pace:
             steps: that it really had; 0 is one that only encoded. One that did not even do that teaches nothing.
             seconds: that it took.
         """
+        if steps and self._passes:
+            self._slowness.clear()  # what is known is old, or of the encoder alone
+            self._passes = 0
         self._slowness.append(seconds / self._cost.of(steps))
 
     def decide(self, *, late_s: float, bad: bool) -> Decision:
@@ -117,9 +124,16 @@ class Pace:
         if steps >= self._floor:
             return Decision("rebuild", steps)
         in_time = late_s <= (1 - _SHARE) * self._hop_s
-        if bad:
-            return Decision("rebuild", self._floor) if in_time else Decision("drop")
-        return Decision("pass") if in_time or late_s + cost.encode_s <= self._hop_s else Decision("drop")
+        if in_time and (bad or self._tries(cost)):
+            return Decision("rebuild", self._floor)
+        if bad or not (in_time or late_s + cost.encode_s <= self._hop_s):
+            return Decision("drop")
+        self._passes += 1
+        return Decision("pass")
+
+    def _tries(self, cost: Cost) -> bool:
+        """Whether the floor is tried on an epoch that is not worth it."""
+        return self._passes >= min(cost.of(self._floor) / (_TRYING * self._hop_s), _PASSES)
 
     def _settled(self, cost: Cost) -> int:
         """Steps for epochs that did not wait, below the floor where it is too much: down at once, up with some room."""
