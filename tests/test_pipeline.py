@@ -564,13 +564,44 @@ async def test_streams_of_one_montage_pass_together_and_keep_apart(rig: Callable
             np.testing.assert_allclose(a.arrays()["embedding"], b.arrays()["embedding"], rtol=0, atol=2e-5)
 
 
-@pytest.fixture(scope="module")
-def small_eegpt() -> Engine:
-    sizes = EegptConfig(embed_dim=64, n_summary=4, depth=2, n_heads=4)
+def eegpt_of(sizes: EegptConfig) -> Engine:
     model = Eegpt(sizes)
     load_strict(model, eegpt.random_state(sizes, 0), path="a small one")
     loaded = LoadedModel(model.eval().requires_grad_(requires_grad=False), "eegpt-large", WeightsInfo("random:0"))
     return Engine(loaded, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def small_eegpt() -> Engine:
+    return eegpt_of(EegptConfig(embed_dim=64, n_summary=4, depth=2, n_heads=4))
+
+
+async def test_an_epoch_whose_placed_channels_are_all_bad_is_dropped(
+    rig: Callable[..., Rig], small_eegpt: Engine
+) -> None:
+    """While a model knows the place of bad channels only, epochs are counted as dropped, and the node goes on."""
+    info = replace(INFO, montage=make_montage(("TP9", "AF7", "AF8", "TP10")))
+    source = life(9, info=info)
+    for piece in list(source.chunks)[6:8]:
+        piece.data[:, 1:3] = 7.0
+    signal = "mask, reference: as_recorded"
+    it = rig(source, engine=small_eegpt, model=f"{EEGPT}, on_unknown: drop", bad_channels=signal)
+    await it.pipeline.run()
+    dropped = it.dropped("epochs", stream="headset", reason="bad_channels")
+    assert dropped
+    assert len(it.sink.outputs) == 9 - dropped > 0
+    assert it.sink.outputs[-1].seq == 8
+
+
+def test_weights_that_mix_all_channels_refuse_to_go_without(folder: Path) -> None:
+    """A channel projection and `mask` do not fit, which is said before the first sample and not when one is bad."""
+    mixing = eegpt_of(EegptConfig(embed_dim=64, n_summary=4, depth=2, n_heads=4, n_proj_in=len(CH_NAMES)))
+    for policy in ("keep", "interpolate", "skip"):
+        build.open_session(configure(folder, model=EEGPT, bad_channels=policy), mixing, INFO)
+        with pytest.raises(ContractError, match="can do without none"):
+            build.open_session(configure(folder, model=EEGPT, bad_channels=policy), mixing, INFO, without=("C3",))
+    with pytest.raises(ContractError, match=r"mix all of their 6 channels .* set signal\.bad_channels to interpolate"):
+        build.open_session(configure(folder, model=EEGPT, bad_channels="mask"), mixing, INFO)
 
 
 def without_reuse(session: Session) -> Session:

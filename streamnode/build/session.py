@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamnode import __version__
 from streamnode.config import EpochConfig, ModelConfig, NodeSection, SignalConfig, ZunaConfig
-from streamnode.errors import ConfigError
+from streamnode.errors import ConfigError, ContractError
 from streamnode.inference.pace import Pace
 from streamnode.inference.worker import Feed
 from streamnode.pipeline import Session
@@ -96,10 +96,22 @@ def open_session(
     if signal.bad_channels == "interpolate":
         interpolation_matrix(path.info.montage, ())  # refuses channels without a place now, not when one goes bad
     horizon_s = config.epoch.duration_s + path.delay_s + (_LATE_MARKER_S if config.epoch.markers else 0.0)
-    line_hz, least = _notch_hz(config, info), least_good(engine.spec)
-    guard = Guard(info, path.info, signal.bad_channels, horizon_s=horizon_s, line_hz=line_hz, least=least)
     model = engine.bind(
         path.info.montage, config.model.outputs, duration_s=config.epoch.duration_s, **config.model.bind_options
+    )
+    if model.needs_all and (signal.bad_channels == "mask" or without):
+        raise ContractError(
+            f"these weights of {model.name} mix all of their {model.montage.n_chans} channels and can do without none: "
+            "set signal.bad_channels to interpolate, skip or keep, and call no channel bad"
+        )
+    guard = Guard(
+        info,
+        path.info,
+        signal.bad_channels,
+        horizon_s=horizon_s,
+        line_hz=_notch_hz(config, info),
+        least=least_good(engine.spec),
+        counted=model.placed,
     )
     meta = _describe(config, path, model, info)
     stride, reuse = patch_reuse(config, engine.spec, engine.patch_stride)

@@ -188,6 +188,17 @@ class BoundModel:
         """Whether epochs take along the standard deviation that they are divided by."""
         return bool(getattr(self.binding, "scaled_by_epoch", False))
 
+    @property
+    def placed(self) -> tuple[int, ...]:
+        """Indices of the channels that the model looks at; with none of them it has nothing to say."""
+        rows: tuple[int, ...] = getattr(self.binding, "placed", tuple(range(self.montage.n_chans)))
+        return rows
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether the model takes all channels or none, so that `run_on` has no use."""
+        return bool(getattr(self.binding, "needs_all", False))
+
     def with_steps(self, steps: int) -> BoundModel:
         """The same with another number of steps of the sampler; 0 passes epochs without it."""
 

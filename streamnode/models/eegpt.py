@@ -79,9 +79,10 @@ def channel_rows(ch_names: Sequence[str], on_unknown: OnUnknown = "error") -> di
     rows = {index: VOCABULARY.index(name) for index, name in enumerate(names) if name in VOCABULARY}
     unknown = [name for index, name in enumerate(ch_names) if index not in rows]
     if unknown and (on_unknown == "error" or not rows):
+        otherwise = ", or set on_unknown to drop" if rows and on_unknown == "error" else ""
         raise ContractError(
             f"EEGPT has no embedding for {', '.join(unknown)}: pick channels of the 10-10 system it knows (no AFz, Iz, "
-            "FT9-10, TP9-10, ears), or set on_unknown to drop"
+            f"FT9-10, TP9-10, ears){otherwise}"
         )
     if unknown:
         log.warning("EEGPT has no embedding for %s: left out, after the average reference", ", ".join(unknown))
@@ -347,6 +348,16 @@ class EegptBinding:
     tail: Tail
     pool: Pool
     compiled: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def placed(self) -> tuple[int, ...]:
+        """Indices of the channels that it looks at."""
+        return tuple(range(self.n_chans)) if self.kept is None else tuple(self.kept.tolist())
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether it can do without no channel, for the projection mixes them."""
+        return self.projection is not None
 
 
 class Eegpt(nn.Module):

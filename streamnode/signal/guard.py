@@ -6,6 +6,7 @@ nothing but what it is given: any thread may call it, also while the others go o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -50,6 +51,7 @@ class Guard:
             its own length, the delay of the signal path, and how late a marker may be.
         line_hz: mains frequency; None watches for 50 and 60 Hz.
         least: an epoch with fewer channels left is given up.
+        counted: indices of the channels that count as left; None for all.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Guard:
         horizon_s: float,
         line_hz: float | None,
         least: int = 1,
+        counted: Collection[int] | None = None,
     ) -> None:
         self._raw, self._info, self._policy, self._least = raw, info, policy, least
+        self._counts = np.isin(np.arange(info.n_chans), list(range(info.n_chans) if counted is None else counted))
         self._horizon_s, self._line_hz = horizon_s, line_hz
         self._new_monitor = partial(RawMonitor, raw, horizon_s=horizon_s, line_hz=line_hz)
         self._monitors: dict[int, RawMonitor] = {}  # by run: an epoch may be asked for when its run is already over
@@ -99,7 +103,7 @@ class Guard:
         """
         quality = raw | assess(epoch.data, self._info.sfreq, line_hz=self._line_hz)
         repaired = repair(epoch.data, self._info.montage, quality, self._policy)
-        if repaired is None or len(repaired.rows) < self._least:
+        if repaired is None or self._counts[repaired.rows].sum() < self._least:
             return "bad_channels"
         epoch = replace(epoch, quality=quality)
         if len(repaired.rows) < self._info.n_chans:

@@ -124,6 +124,17 @@ def test_a_refusal_has_a_reason(policy: Policy, n_bad: int, refusal: Refusal) ->
     assert judged(broken(n_bad), EIGHT, policy) == [refusal] * 2
 
 
+@pytest.mark.parametrize(("counted", "refused"), [((0, 1), True), ((1, 2), False), (None, False)])
+def test_an_epoch_is_given_up_when_none_of_the_channels_that_count_is_left(
+    counted: tuple[int, ...] | None, *, refused: bool
+) -> None:
+    """Good channels that the model cannot place anyhow do not save an epoch; one that counts does."""
+    path, watching = path_and_guard(EIGHT, "mask")
+    guard = Guard(EIGHT, path.info, "mask", horizon_s=EPOCH_S, line_hz=50.0, counted=counted)
+    for epoch, raw in follow(path, watching, cut(as_chunk(EIGHT, broken(2)), [64])):
+        assert (guard.judge(epoch, raw) == "bad_channels") == refused
+
+
 def test_bad_channels_are_masked_or_interpolated() -> None:
     """`mask` names the good rows and `interpolate` leaves only numbers; the faults are told with both."""
     lost = (("not_finite",), ("not_finite",), *[()] * 6)
