@@ -160,7 +160,7 @@ class Epoch:
         info: the stream as the model sees it (model rate, model channels).
         data: `(n_chans, n_times)` float32 microvolts.
         seq: number of this epoch since the stream was first opened; never reused.
-        start: absolute index of the first sample at `info.sfreq`.
+        start: absolute index of the first sample at `info.sfreq`; within a run, a hop after that of the epoch before.
         t0: LSL time of the first sample.
         t_last: LSL time of the last sample.
         t_arrived: LSL time at which the sample that completed the epoch reached this process.

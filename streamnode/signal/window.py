@@ -7,8 +7,8 @@ from `margin_s` before the epoch on are taken as a recording of their own, and t
                              t0            t_last              newest sample
 
 Epochs are laid out in source time: the first begins with its run, the others a hop after the one before, to the whole
-source sample. `t0` and `t_last` are the exact times of the first and the last prepared sample, which the rounding of
-offline resampling puts up to a sample off a regular grid.
+source sample. `start` counts these hops, so that epochs can be joined. `t0` and `t_last` are the exact times of the
+first and the last prepared sample, which the rounding to whole samples puts up to two off that grid.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class WindowEpocher:
             info=self.info,
             data=data,
             seq=self._seq,
-            start=round(place[0] * self.info.sfreq / self._sfreq),
+            start=round(self._origin * self.info.sfreq / self._sfreq) + self._cut_so_far * self._hop,
             t0=float(t0),
             t_last=float(t_last),
             t_arrived=chunk.t_arrived,

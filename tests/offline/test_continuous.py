@@ -13,6 +13,7 @@ from streamnode.inference.engine import Engine
 from streamnode.offline.continuous import reconstruction_of
 from streamnode.offline.files import run_file
 from streamnode.offline.run import process
+from streamnode.signal.path import Mode
 from streamnode.sources.pacing import Annotation
 from streamnode.sources.replay import read, write_fif
 from streamnode.sources.runs import Run
@@ -37,6 +38,18 @@ def test_reconstruction_as_a_recording(engine: Engine, tmp_path: Path) -> None:
     assert drawn.annotations == (Annotation(6.5, 0.5, "blink"),)
     with pytest.raises(ConfigError, match="was made before: choose another place, or overwrite it"):
         run_file(tmp_path / "demo.fif", tmp_path / "drawn.fif", engine, plan)
+
+
+@pytest.mark.parametrize("mode", ["causal", "window", "lookahead", "recording"])
+def test_epochs_meet_without_a_seam(engine: Engine, mode: Mode) -> None:
+    """Whatever the mode, each epoch is in the recording whole, and the next begins with the sample behind it."""
+    recording = make_recording(17.0, sfreq=300.0)
+    plan = make_plan("reconstruction", hop_s=5.0, mode=mode, lookahead_s=0.5 if mode == "lookahead" else None)
+
+    outcome = process(recording, engine, plan)
+
+    drawn = reconstruction_of(recording, outcome).data
+    np.testing.assert_array_equal(drawn.T, np.hstack(list(outcome.arrays["reconstruction"])))
 
 
 def test_reconstruction_of_a_recording_with_a_gap(engine: Engine, tmp_path: Path) -> None:

@@ -94,7 +94,22 @@ def test_stamps_are_exact(sfreq: float, start: int) -> None:
     newest = epoch.t_arrived - 1 / sfreq
     assert epoch.t_last == pytest.approx(newest, abs=1.5 / min(sfreq, 256))
     assert epoch.t_last - epoch.t0 == pytest.approx(255 / 256, abs=1e-3)
-    assert epoch.start == pytest.approx((epoch.t0 - T0) * 256, abs=0.51)
+    assert epoch.start == pytest.approx((epoch.t0 - T0) * 256, abs=2.01)
+
+
+@pytest.mark.parametrize("mode", ["window", "lookahead"])
+@pytest.mark.parametrize("sfreq", [160.0, 250.0, 256.0, 300.0, 500.0, 998.42, 2000.0])
+def test_epochs_start_a_hop_apart_to_the_sample(mode: str, sfreq: float) -> None:
+    """In a run `start` goes on by the hop; the first is where the run begins, behind all epochs of the one before."""
+    info, used = stream(sfreq), path(stream(sfreq), mode, hop=256, notch_hz=None)
+    begin = 4567
+    for number, n_times in enumerate((int(9.3 * sfreq), int(3.3 * sfreq))):
+        epochs = run(used, cut(as_chunk(info, walk(n_times), begin, number), [777]))
+        first = round(begin * 256 / sfreq)
+        begin += n_times
+        assert len(epochs) >= 2
+        assert [epoch.start for epoch in epochs] == list(range(first, first + 256 * len(epochs), 256))
+        assert epochs[-1].start + 256 <= round(begin * 256 / sfreq)
 
 
 @each_mode
