@@ -30,9 +30,11 @@ from streamnode.models.zuna import Zuna, to_tokens
 from streamnode.models.zuna_flow import Generation
 from streamnode.models.zuna_prepare import prepare
 from streamnode.montage import make_montage
+from streamnode.offline.continuous import reconstruction_of
 from streamnode.offline.files import run_file
 from streamnode.offline.run import Plan, process
 from streamnode.results import load
+from streamnode.sources.pacing import Annotation
 from streamnode.sources.replay import Recording, read, write_fif
 from streamnode.sources.runs import WHOLE, Run
 from streamnode.sources.synthetic import SyntheticEeg
@@ -285,6 +287,18 @@ def test_fif_tells_what_is_rebuilt(engines: dict[str, Engine], tmp_path: Path) -
     np.testing.assert_allclose(raw.get_data() * 1e6, drawn, rtol=0, atol=1e-3)
     spans = [(span["description"], span["onset"], span["duration"]) for span in raw.annotations]
     assert sorted(spans) == [("rebuilt/P4", 0.0, 10.0), ("rebuilt/Pz", 0.0, 10.0)]
+
+
+def test_what_is_rebuilt_ends_with_its_run(engines: dict[str, Engine]) -> None:
+    """Where nobody recorded for a second, nothing was rebuilt: a span ends before and another begins behind it."""
+    recording = replace(make_recording(20.0, sfreq=256.0), runs=(Run(0, 0), Run(2560, 2560 + 256)))
+    outcome = process(recording, engines["1.1"], make_plan(bad=("C3",)))
+    spans = reconstruction_of(recording, outcome).annotations
+    assert spans == (
+        Annotation(0.0, 10.0, "rebuilt/C3"),
+        Annotation(10.0, 1.0, "BAD_ACQ_SKIP"),
+        Annotation(11.0, 10.0, "rebuilt/C3"),
+    )
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

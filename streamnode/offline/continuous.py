@@ -18,17 +18,23 @@ from streamnode.types import Float32Array
 def reconstruction_of(recording: Recording, outcome: Outcome) -> Recording:
     """Reconstructed epochs that do not overlap as a recording; zero where one was left out.
 
-    The annotations come with it. `rebuilt/Cz` marks where a channel has nothing but the model behind it, and
-    `BAD_ACQ_SKIP`, as MNE-Python has it, where the recording was interrupted.
+    The annotations come with it, from the first epoch on. `rebuilt/Cz` marks where a channel has nothing but the model
+    behind it, and `BAD_ACQ_SKIP`, as MNE-Python has it, where the recording was interrupted.
     """
     tables, meta = outcome.results.tables, outcome.results.meta
     assert meta.reconstructed is not None
     data, t0 = continuous(outcome.results, "reconstruction").T, float(tables["epoch/t0"][0])
     events = [*recording.annotations, *_gaps(recording)]
-    events = [event._replace(t_s=event.t_s - t0) for event in events if event.t_s >= t0]
+    events = [_clipped(event, t0) for event in events if event.t_s >= t0 or event.t_s + event.duration_s > t0]
     events += _rebuilt_spans(outcome.results, meta.reconstructed.ch_names)
     info = replace(recording.info, sfreq=meta.sfreq, montage=meta.reconstructed)
     return Recording(info, np.ascontiguousarray(data), tuple(sorted(events)))
+
+
+def _clipped(event: Annotation, t0: float) -> Annotation:
+    """What of an annotation is not before `t0`, counted from there."""
+    late_s = max(0.0, t0 - event.t_s)
+    return event._replace(t_s=event.t_s + late_s - t0, duration_s=event.duration_s - late_s)
 
 
 def _gaps(recording: Recording) -> Iterator[Annotation]:
@@ -59,10 +65,11 @@ def before_and_after(results: Results) -> tuple[Float32Array, Float32Array, list
 
 
 def _rebuilt_spans(results: Results, ch_names: Sequence[str]) -> Iterator[Annotation]:
-    """From when to when each channel was rebuilt."""
+    """From when to when each channel was rebuilt; none lasts from one run to the next."""
     tables, duration_s = results.tables, results.meta.duration_s
     for name, rebuilt in zip(ch_names, tables.get("rebuilt", np.empty((0, 0))).T, strict=False):
-        t0 = tables["epoch/t0"][rebuilt] - tables["epoch/t0"][0]
-        for span in np.split(t0, np.flatnonzero(np.diff(t0) > 1.5 * duration_s) + 1):
+        t0, run = tables["epoch/t0"][rebuilt] - tables["epoch/t0"][0], tables["epoch/run"][rebuilt]
+        ends = (np.diff(t0) > 1.5 * duration_s) | (np.diff(run) != 0)
+        for span in np.split(t0, np.flatnonzero(ends) + 1):
             if len(span):
                 yield Annotation(float(span[0]), float(span[-1] - span[0]) + duration_s, f"rebuilt/{name}")

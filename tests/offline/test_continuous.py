@@ -52,6 +52,27 @@ def test_epochs_meet_without_a_seam(engine: Engine, mode: Mode) -> None:
     np.testing.assert_array_equal(drawn.T, np.hstack(list(outcome.arrays["reconstruction"])))
 
 
+def test_what_was_annotated_before_the_first_epoch(engine: Engine) -> None:
+    """What lasts into the first epoch is there for the rest of its time, what is over by then is not."""
+    spans = (
+        Annotation(0.0, 16.0, "Sleep stage W"),
+        Annotation(1.0, 1.0, "over"),
+        Annotation(3.0, 4.0, "BAD_muscle"),
+        Annotation(4.0, 0.0, "a moment"),
+        Annotation(6.5, 0.0, "blink"),
+    )
+    recording = replace(make_recording(16.0), annotations=spans)
+    outcome = process(recording, engine, make_plan("reconstruction", hop_s=5.0))
+    without_first = {name: table[1:] for name, table in outcome.results.tables.items()}
+    t0 = float(without_first["epoch/t0"][0])
+    assert t0 == pytest.approx(5.0, abs=0.1)
+    outcome = replace(outcome, results=replace(outcome.results, tables=without_first))
+    found = reconstruction_of(recording, outcome).annotations
+    assert [event.description for event in found] == ["BAD_muscle", "Sleep stage W", "blink"]
+    expected = [(0.0, 7.0 - t0), (0.0, 16.0 - t0), (6.5 - t0, 0.0)]
+    np.testing.assert_allclose([event[:2] for event in found], expected, rtol=0, atol=1e-9)
+
+
 def test_reconstruction_of_a_recording_with_a_gap(engine: Engine, tmp_path: Path) -> None:
     """Where nobody recorded, nothing was drawn: who reads the file finds the same gap."""
     recording = replace(make_recording(12.0), runs=(Run(0, 0), Run(1500, 3000)))
