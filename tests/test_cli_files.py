@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from streamnode import build
 from streamnode.charts.run import Run
 from streamnode.cli import files
+from streamnode.cli.show import show_json
 from streamnode.errors import ConfigError, ContractError, StreamnodeError
 from streamnode.inference.engine import Engine
 from streamnode.results import load
@@ -31,6 +33,10 @@ def csv(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "demo.csv", make_recording(6.0))
 
 
+def no_json(constant: str) -> None:
+    pytest.fail(f"{constant} is no JSON")
+
+
 @pytest.fixture
 def cli(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, dict[str, Any], str]]:
     """Runs a verb on the engine of this module; gives exit code, JSON and what was said of errors."""
@@ -41,7 +47,7 @@ def cli(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         if isinstance(it.exception, StreamnodeError):
             return it.exception.exit_code, {}, str(it.exception)
         assert isinstance(it.exception, SystemExit | None), it.exception
-        return it.exit_code, json.loads(it.stdout), it.stderr
+        return it.exit_code, json.loads(it.stdout, parse_constant=no_json), it.stderr
 
     return run
 
@@ -220,3 +226,22 @@ def test_table_for_people(engine: Engine, csv: Path, tmp_path: Path, monkeypatch
     assert "demo.csv" in first.stdout
     assert "demo.csv: " in again.stdout
     assert "up to date" in again.stdout
+
+
+def test_what_is_not_known_is_null(cli: Cli, csv: Path, tmp_path: Path) -> None:
+    """With a bad channel, which nothing is compared with, the JSON is such as any reader takes."""
+    options = ("--option", "vocabulary=alias", "--bad-channels", "Oz", *CSV)
+    _, said, _ = cli("reconstruct", csv, "-o", tmp_path / "a.safetensors", *options)
+    (row,) = said["files"]
+    assert row["rmse_uv"]["channels"]["Oz"] is None
+    assert row["rmse_uv"]["median"] > 0
+
+
+def test_json_has_no_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a verb prints: what is not finite is null, at any depth, and what JSON has no word for is text."""
+    show_json({"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf}, "d": Path("x")})
+    assert json.loads(capsys.readouterr().out, parse_constant=no_json) == {
+        "a": [1.5, None, [None, 2]],
+        "b": {"c": None},
+        "d": "x",
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamnode.cli.plan import section
-from streamnode.cli.show import Json
+from streamnode.cli.show import Json, show_json
 from streamnode.config import ModelConfig
 from streamnode.errors import ConfigError
 
@@ -244,4 +243,4 @@ def _list(paths: Sequence[Path]) -> None:
 
 def _print(measured: Any, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(measured)))
+        show_json(asdict(measured))

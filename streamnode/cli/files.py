@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from streamnode.cli.plan import in_options, planned
-from streamnode.cli.show import Json, show_table
+from streamnode.cli.show import Json, show_json, show_table
 from streamnode.errors import ConfigError, StreamnodeError
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def _report(rows: Sequence[Mapping[str, Any]], load: Mapping[str, float], *, as_
         seconds = {phase: sum(row["seconds"][phase] for row in done) for phase in (done[0]["seconds"] if done else ())}
         n_epochs, total_s = sum(row["epochs"] for row in done), sum(seconds.values())
         rates = {"epochs_per_s": n_epochs / total_s, "forward_share": seconds["inference"] / total_s} if done else {}
-        typer.echo(json.dumps({"files": rows, "epochs": n_epochs, **rates, "seconds": {**load, **seconds}}))
+        show_json({"files": rows, "epochs": n_epochs, **rates, "seconds": {**load, **seconds}})
     elif done:
         show_table(
             ["recording", "epochs", "epochs/s", "forward pass", "RMSE", "results"],
@@ -185,7 +184,7 @@ def _report(rows: Sequence[Mapping[str, Any]], load: Mapping[str, float], *, as_
                     row["epochs"] if row["runs"] == 1 else f"{row['epochs']} in {row['runs']} runs",
                     f"{row['epochs_per_s']:.1f}",
                     f"{row['forward_share']:.0%}",
-                    f"{row['rmse_uv']['median']:.3g} µV" if "rmse_uv" in row else None,
+                    None if (rmse := row.get("rmse_uv", {}).get("median")) is None else f"{rmse:.3g} µV",
                     Path(row["out"]).name,
                 )
                 for row in done

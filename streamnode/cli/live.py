@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 
 from streamnode import config
-from streamnode.cli.show import Json, show_table
+from streamnode.cli.show import Json, show_json, show_table
 from streamnode.errors import StreamnodeError
 
 app = typer.Typer()
@@ -82,7 +81,7 @@ def streams(*, wait: Annotated[float, typer.Option(help="Seconds to listen.")] =
 
     found = [asdict(stream) for stream in streams_in_sight(wait)]
     if as_json:
-        typer.echo(json.dumps(found))
+        show_json(found)
     elif not found:
         typer.echo("no LSL streams in sight: is the device streaming, and in the same network and SessionID?")
     else:

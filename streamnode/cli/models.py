@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from streamnode.cli.show import Json, show_table
+from streamnode.cli.show import Json, show_json, show_table
 from streamnode.types import StreamInfo
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def models(
         return
     rows = [asdict(row) for row in catalog.list_models()]
     if as_json:
-        typer.echo(json.dumps(rows, default=str))
+        show_json(rows)
     else:
         rows = [row | {"n_params": f"{row['n_params'] / 1e6:.1f} M"} for row in rows]
         show_table(list(rows[0]), [list(row.values()) for row in rows])
@@ -77,7 +76,7 @@ def _show_fit(info: StreamInfo, *, as_json: bool) -> None:
 
     fits = fit(info)
     if as_json:
-        typer.echo(json.dumps([asdict(one) | {"remedies": one.remedies} for one in fits]))
+        show_json([asdict(one) | {"remedies": one.remedies} for one in fits])
         return
     columns = ["model", "takes", "places filled", "read as", "unknown", "no position", "twice", "rate"]
     show_table(
@@ -170,7 +169,7 @@ def inspect(checkpoint: Checkpoint, *, which: WhichOption = None, allow: Allow =
     path, _ = locate(checkpoint)
     seen = look_into(path, which=which, allow=allow or ())
     if as_json:
-        typer.echo(json.dumps(asdict(seen), default=str))
+        show_json(asdict(seen))
     else:
         typer.echo("\n".join(_described(seen)))
 
@@ -220,7 +219,7 @@ def detect_heads(
     path, _ = locate(checkpoint)
     guess = inspection.detect_heads(path, which=which, allow=allow or ())
     if as_json:
-        typer.echo(json.dumps(asdict(guess)))
+        show_json(asdict(guess))
         return
     rows = [[n, f"{within:.3f}", f"{between:.3f}"] for n, (within, between) in guess.correlations.items()]
     show_table(["heads", "alike within a head", "between neighbours"], rows)

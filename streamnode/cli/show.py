@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -13,6 +15,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 _SHORT = 16  # cells that are never broken
+
+
+def show_json(value: object) -> None:
+    """Print a value as JSON; null is a number that is none, and what JSON has no word for is text."""
+    typer.echo(json.dumps(_in_json(value), allow_nan=False, default=str))
+
+
+def _in_json(value: object) -> object:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _in_json(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_in_json(one) for one in value]
+    return value
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -10,11 +10,15 @@ import numpy as np
 
 from streamnode.errors import ContractError
 from streamnode.offline.run import Outcome
-from streamnode.types import Float32Array
+from streamnode.types import Float32Array, Float64Array
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """What to say of a run: how many epochs, how fast, and what can be told of the results at a glance."""
+    """What to say of a run: how many epochs, how fast, and what can be told of the results at a glance.
+
+    Where a model did not see a channel there is nothing to compare or to attend to, and it does not count; None stands
+    for a figure of which nothing is left.
+    """
     n_epochs, total_s = len(outcome.epoch_ms), sum(outcome.seconds.values())
     names, tables = outcome.results.montage.ch_names, outcome.results.tables
     said: dict[str, Any] = {
@@ -28,22 +32,33 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     if "rmse_uv" in tables:
         rmse = tables["rmse_uv"]
         said["rmse_uv"] = {
-            "median": float(np.median(rmse)),
+            "median": _median(rmse),
             "channels": dict(zip(names, _root_mean_square(rmse, 0), strict=True)),
             "epochs": _root_mean_square(rmse, 1),
         }
     if "attention" in tables:
-        said["attention"] = [_most_attended(query, names) for query in np.nanmean(tables["attention"], axis=(0, 1))]
+        of_queries = np.moveaxis(tables["attention"], 2, 0)  # (n_queries, n_epochs, ..., n_chans)
+        said["attention"] = [_most_attended(query.reshape(-1, len(names)), names) for query in of_queries]
     return said
 
 
-def _root_mean_square(rmse: Float32Array, axis: int) -> list[float]:
-    values: list[float] = np.sqrt(np.mean(rmse.astype(np.float64) ** 2, axis=axis)).tolist()
-    return values
+def _known(values: Float32Array) -> Float64Array:
+    return values[np.isfinite(values)].astype(np.float64)
+
+
+def _median(values: Float32Array) -> float | None:
+    known = _known(values)
+    return float(np.median(known)) if len(known) else None
+
+
+def _root_mean_square(rmse: Float32Array, axis: int) -> list[float | None]:
+    squares = [_known(row) ** 2 for row in np.moveaxis(rmse, axis, 1)]
+    return [float(np.sqrt(np.mean(row))) if len(row) else None for row in squares]
 
 
 def _most_attended(shares: Float32Array, names: Sequence[str]) -> dict[str, float]:
-    return {names[i]: float(shares[i]) for i in np.argsort(-shares)[:3]}
+    means = {name: np.mean(known) for name, column in zip(names, shares.T, strict=True) if len(known := _known(column))}
+    return {name: float(means[name]) for name in sorted(means, key=lambda name: -means[name])[:3]}
 
 
 def fewer_channels(outcome: Outcome) -> list[dict[str, Any]]:
@@ -51,7 +66,8 @@ def fewer_channels(outcome: Outcome) -> list[dict[str, Any]]:
 
     Returns:
         For all, three quarters, half and a quarter of the channels: how many, milliseconds an epoch, the mean absolute
-        value, and the mean cosine with the embedding of all channels (None where their shapes differ).
+        value of what it holds, and the mean cosine with the embedding of all channels (None where their shapes differ,
+        or a channel that was left out has a part in it).
 
     Raises:
         ContractError: there is no embedding, or the model does not take fewer channels.
@@ -70,8 +86,8 @@ def fewer_channels(outcome: Outcome) -> list[dict[str, Any]]:
             {
                 "channels": n_kept,
                 "ms": 1e3 * (perf_counter() - began) / len(sample),
-                "mean_abs": float(np.abs(some).mean()),
-                "cosine": _mean_cosine(some, whole) if some.shape == whole.shape else None,
+                "mean_abs": float(np.abs(_known(some)).mean()),
+                "cosine": _mean_cosine(some, whole) if some.shape == whole.shape and np.isfinite(some).all() else None,
             }
         )
     return report
