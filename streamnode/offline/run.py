@@ -26,7 +26,7 @@ from streamnode.signal.level import Squares
 from streamnode.signal.mains import LISTEN_S, detect_mains
 from streamnode.signal.path import EpochStream, MarkerEpochs, RecordingEpochs
 from streamnode.sources.replay import Recording
-from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, Marker, OutputName, StreamInfo
+from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, Marker, ModelSpec, OutputName, StreamInfo
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import BoundModel, Engine
@@ -143,7 +143,8 @@ def process(
         on_epochs: called after every forward pass with the number of epochs done and expected.
 
     Raises:
-        ContractError: recording and model do not fit, or the recording has not one whole epoch.
+        ContractError: recording and model do not fit, too few channels are not called bad, or the recording has not one
+            whole epoch.
         ConfigError: the plan does not fit the model.
     """
     watch = watch or Stopwatch()
@@ -153,6 +154,7 @@ def process(
         plan, measured = _scaled(recording, engine, plan, info)
         session = build.open_session(plan, engine, info, without=plan.bad)
         bad = _rows_of(plan.bad, session.path.info)
+        _refuse_too_few(bad, session.path.info, engine.spec)
     expected = _expected(recording, session, plan)
     epochs, epoch_ms, data = list[Epoch](), list[float](), list[Float32Array]()
     said: dict[OutputName, list[Float32Array]] = {name: [] for name in session.model.outputs}
@@ -160,8 +162,8 @@ def process(
     rebuilds = draws and engine.spec.rebuilds
     rebuilt = list[NDArray[np.bool_]]()
     verdicts = (_without(verdict, bad) for verdict in _verdicts(recording, session, plan))
-    if session.path.info.n_chans - len(bad) >= (least := build.least_good(engine.spec)):
-        verdicts = (one for one in verdicts if one.rows is None or len(one.rows) >= least)
+    least = build.least_good(engine.spec)
+    verdicts = (one for one in verdicts if one.rows is None or len(one.rows) >= least)
     for batch in _batches(watch.each("signal", _ahead(verdicts)), plan.batch):
         x, std_uv, began = np.stack([verdict.epoch.data for verdict in batch]), _std_of(batch), perf_counter()
         with watch("inference"):
@@ -226,13 +228,23 @@ def _scaled(recording: Recording, engine: Engine, plan: Plan, info: StreamInfo) 
 
 
 def _rows_of(names: Sequence[str], info: StreamInfo) -> list[int]:
-    """Indices of channels. Raises `ConfigError` if one is not there."""
+    """Indices of channels, each once. Raises `ConfigError` if one is not there."""
     known = {name.casefold(): row for row, name in enumerate(info.ch_names)}
     if absent := [name for name in names if clean_name(name).casefold() not in known]:
         raise ConfigError(
             f"{info.name} has no {', '.join(absent)} to call bad: name some of its channels, {', '.join(info.ch_names)}"
         )
-    return [known[clean_name(name).casefold()] for name in names]
+    return sorted({known[clean_name(name).casefold()] for name in names})
+
+
+def _refuse_too_few(bad: Sequence[int], info: StreamInfo, spec: ModelSpec) -> None:
+    """Raise `ContractError` if too few channels are left that are not called bad."""
+    n_good, least = info.n_chans - len(bad), build.least_good(spec)
+    if n_good < least:
+        raise ContractError(
+            f"{n_good} of {info.n_chans} channels are good once {some([info.ch_names[row] for row in bad])} are called "
+            f"bad, and {spec.name} needs {least} at least: call fewer of them bad"
+        )
 
 
 def _without(verdict: Verdict, bad: Sequence[int]) -> Verdict:

@@ -247,3 +247,20 @@ def test_bad_channels_are_not_shown(engine: Engine) -> None:
     assert np.abs(one - process(sound, engine, make_plan(reference="as_recorded")).arrays["embedding"]).max() > 1e-3
     with pytest.raises(ConfigError, match="demo has no Qz to call bad: name some of its channels, Fp1, Cz, Oz, T7"):
         process(sound, engine, replace(plan, bad=("Qz",)))
+
+
+def test_channels_that_are_named_twice_are_bad_once(engine: Engine) -> None:
+    """However often and however spelled a channel is named, it is one that is left out."""
+    once, often = (
+        process(make_recording(), engine, replace(make_plan(), bad=bad)).arrays["embedding"]
+        for bad in (("Oz",), ("Oz", "oz", "EEG Oz", "OZ"))
+    )
+    np.testing.assert_array_equal(often, once)
+
+
+def test_all_channels_named_bad(engine: Engine) -> None:
+    """With no channel left there is nothing to infer from, which is said before the first epoch is."""
+    with pytest.raises(
+        ContractError, match=r"0 of 4 channels are good once Fp1, Cz, Oz, T7 are called bad, and luna needs 1 at least"
+    ):
+        process(make_recording(), engine, replace(make_plan(), bad=("T7", "Oz", "Cz", "Fp1")))
