@@ -367,9 +367,9 @@ class Zuna(nn.Module):
             raise ConfigError("guidance steers a reconstruction, and none is asked for: leave it out, or ask for one")
         if headless := set(outputs).difference(self.available_outputs):
             raise ContractError(f"these ZUNA weights have nothing for {', '.join(sorted(headless))}: do not ask for it")
+        _refuse_unplaced(montage)  # first: no site is the farthest from a place that is not known
         rows = _extended(montage, _added(montage, add))
-        if lost := [name for name, xyz in zip(rows.ch_names, rows.ch_pos, strict=True) if not np.isfinite(xyz).all()]:
-            raise ContractError(f"ZUNA must know where {', '.join(lost)} sits: give positions, or drop the channels")
+        _refuse_unplaced(rows)
         draws = "reconstruction" in outputs
         space, time = self._turns(to_frame(rows.ch_pos, frame))
         return ZunaBinding(
@@ -569,6 +569,12 @@ def _extended(montage: Montage, added: Montage) -> Montage:
     new = [row for row, name in enumerate(added.ch_names) if name not in montage.ch_names]
     names = (*montage.ch_names, *(added.ch_names[row] for row in new))
     return Montage(names, np.concatenate((montage.ch_pos, added.ch_pos[new])))
+
+
+def _refuse_unplaced(montage: Montage) -> None:
+    lost = [name for name, xyz in zip(montage.ch_names, montage.ch_pos, strict=True) if not np.isfinite(xyz).all()]
+    if lost:
+        raise ContractError(f"ZUNA must know where {', '.join(lost)} sits: give positions, or drop the channels")
 
 
 def _refuse_unless(name: str, value: Any, allowed: tuple[str, ...]) -> None:

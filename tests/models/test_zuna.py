@@ -744,6 +744,8 @@ def test_channels_without_a_place_are_refused_by_name() -> None:
     """No position is ever guessed, neither of a recorded channel nor of an added one."""
     with pytest.raises(ContractError, match="where EXG1 sits: give positions, or drop the channels"):
         network("v1").bind(make_montage(["Cz", "EXG1"]), outputs={"embedding"})
+    with pytest.raises(ContractError, match="where EXG1 sits: give positions, or drop the channels"):
+        network("v1").bind(make_montage(["Cz", "EXG1"]), outputs={"embedding"}, add=8)
     with pytest.raises(ConfigError, match="the 10-05 system has no elsewhere, Qz to add: use its names"):
         network("v1").bind(CAP, outputs={"embedding"}, add=["Pz", "elsewhere", "Qz"])
 
