@@ -11,6 +11,7 @@ import pylsl
 import pytest
 
 from streamnode import build, config
+from streamnode.errors import ContractError
 from streamnode.inference.engine import BoundModel, Engine
 from streamnode.inference.pace import Cost
 from streamnode.inference.worker import Worker
@@ -174,6 +175,17 @@ async def test_the_pace_learns_from_what_has_run(
     await pipeline_of(node_config, engine, life(2, dead=dead), [memory], Metrics()).run()
     assert len(memory.outputs) == 2
     assert told == ([] if learnt is None else [learnt] * 2)
+
+
+def test_too_few_channels_to_do_without_the_sampler(tmp_path: Path, engine: Engine) -> None:
+    """What cannot be made up without the sampler is refused at the start, not when there is no time for it."""
+    few = StreamInfo("headset", "headset-1", "EEG", 256.0, make_montage(("C3", "C4", "Pz")))
+    with pytest.raises(
+        ContractError, match=r"3 channels are too few to make up Cz from .* model\.min_steps or model\.add"
+    ):
+        build.open_session(configure(tmp_path, ", min_steps: 2, add: [Cz]"), engine, few)
+    for options in (", min_steps: 2", ", add: [Cz]"):
+        assert build.open_session(configure(tmp_path, options), engine, few).model.montage == few.montage
 
 
 async def test_out_comes_one_continuous_stream(tmp_path: Path, engine: Engine) -> None:

@@ -176,10 +176,15 @@ def _counting(config: Processing, info: StreamInfo, without: Sequence[str]) -> C
 
 
 def _pace(config: Processing, model: BoundModel) -> Pace | None:
-    """Decides how many steps of a sampler each epoch has, where fewer are allowed."""
+    """Decides how many steps of a sampler each epoch has, where fewer are allowed.
+
+    Raises:
+        ContractError: epochs could not pass without the sampler.
+    """
     zuna, epoch = config.model, config.epoch
     if not isinstance(zuna, ZunaConfig) or zuna.min_steps is None or "reconstruction" not in zuna.outputs:
         return None
+    model.with_steps(0)  # refuses too few channels now, not when there is no time
     cost = model.cost(epoch.duration_s, min(zuna.steps, _TELLING_STEPS))
     return Pace(cost, steps=zuna.steps, floor=zuna.min_steps, hop_s=epoch.hop_s)
 

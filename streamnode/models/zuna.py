@@ -31,8 +31,8 @@ from streamnode.models.zuna_flow import (
     ZunaConfig,
     rotations,
 )
-from streamnode.montage import _NAMED_CAPS, _ROTATION, _TRANSLATION, electrodes_to_add, position
-from streamnode.signal.interpolate import interpolation_matrix
+from streamnode.montage import _NAMED_CAPS, _ROTATION, _TRANSLATION, electrodes_to_add, position, some
+from streamnode.signal.interpolate import MIN_GOOD, interpolation_matrix
 from streamnode.types import Float64Array, ModelSpec, Montage, OutputName
 
 __all__ = [
@@ -473,6 +473,9 @@ class Zuna(nn.Module):
         """The same binding for another number of steps of the sampler; with 0, epochs pass without it.
 
         What passes is the epoch as it is, to the bit, with added channels drawn from the others by spherical splines.
+
+        Raises:
+            ContractError: epochs are to pass without the sampler, and there are too few channels for these splines.
         """
         if steps:
             return replace(binding, schedule=self.decoder.schedule(steps), passing=None)
@@ -557,9 +560,14 @@ def _as_it_is(x_uv: Tensor, binding: ZunaBinding) -> Tensor:
 
 
 def _passing(binding: ZunaBinding) -> Tensor:
-    """`(n_added, n_chans)`: added channels by splines through all others."""
+    """`(n_added, n_chans)`: added channels by splines through all others. Raises `ContractError` if they are few."""
     n_chans = binding.montage.n_chans - binding.n_added
     added = tuple(range(n_chans, binding.montage.n_chans))
+    if added and n_chans < MIN_GOOD:
+        raise ContractError(
+            f"{n_chans} channels are too few to make up {some(binding.montage.ch_names[n_chans:])} from where "
+            f"there is no time for the sampler: leave out model.min_steps or model.add, or give at least {MIN_GOOD}"
+        )
     matrix = interpolation_matrix(binding.montage, added) if added else np.eye(n_chans)
     return torch.tensor(matrix[n_chans:, :n_chans])
 
