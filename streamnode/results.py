@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -142,19 +143,23 @@ def load_settings(path: Path) -> dict[str, Any]:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a path to write to, and moves what is there to `path` once all of it is on disk.
 
+    What else is written beside it comes along: a FIF file of more than 2 GB goes on in others, which it knows by name.
+
     Raises:
-        SinkError: it cannot be written.
+        SinkError: it cannot be written, or what comes along would replace files that are none of its own.
     """
-    part = path.with_name(f".part-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            yield whole
+            others = [part for part in sorted(whole.parent.iterdir()) if part != whole]
+            if not path.exists() and (taken := [part.name for part in others if (path.parent / part.name).exists()]):
+                raise FileExistsError(f"it goes on in {', '.join(taken)}, which is there")
+            for part in (*others, whole):
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                part.replace(path.parent / part.name)
     except (OSError, SafetensorError) as error:
         raise SinkError(f"{path} cannot be written ({error}): make room there or choose another place") from error
 

@@ -138,6 +138,28 @@ def test_interruption_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def write_in_two(path: Path) -> None:
+    with written_whole(path) as part:
+        part.write_bytes(b"first")
+        part.with_stem(f"{part.stem}-1").write_bytes(b"second")
+
+
+def test_what_goes_on_in_a_second_file(tmp_path: Path) -> None:
+    """Both are under their names, and when written again both are replaced."""
+    (tmp_path / "a.fif").write_bytes(b"before")
+    (tmp_path / "a-1.fif").write_bytes(b"before")
+    write_in_two(tmp_path / "a.fif")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.fif": b"first", "a-1.fif": b"second"}
+
+
+def test_second_file_that_would_replace_one_of_someone_else(tmp_path: Path) -> None:
+    """What has the name of the second file, but no first, is left alone and named."""
+    (tmp_path / "a-1.fif").write_bytes(b"precious")
+    with pytest.raises(SinkError, match=r"a\.fif cannot be written \(it goes on in a-1\.fif, which is there\)"):
+        write_in_two(tmp_path / "a.fif")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a-1.fif": b"precious"}
+
+
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     """A file where the folder should be is one sentence."""
     (tmp_path / "file").touch()

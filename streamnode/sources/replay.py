@@ -140,6 +140,8 @@ def read(
 def write_fif(path: Path | str, recording: Recording) -> None:
     """Write a recording as FIF, in float32 volts; a file of this name is replaced.
 
+    What is beyond 2 GB goes on in files beside it, `night-1.fif` and so on, which readers find by themselves.
+
     Raises:
         ConfigError: MNE is not installed.
         OSError: the file cannot be written.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import edfio
+import mne
 import numpy as np
 import pytest
 
@@ -16,9 +18,9 @@ from streamnode.inference.engine import Engine
 from streamnode.offline import files
 from streamnode.offline.files import run_file
 from streamnode.offline.run import process
-from streamnode.results import load
+from streamnode.results import load, written_whole
 from streamnode.sources.pacing import Annotation
-from streamnode.sources.replay import Recording, write_fif
+from streamnode.sources.replay import Recording, read, write_fif
 from streamnode.sources.runs import Run
 from tests.offline import csv_plan, make_plan, make_recording, write_csv
 from tests.sources.test_replay import xdf_file, xdf_stream
@@ -157,3 +159,14 @@ def test_interruption_leaves_no_file(engine: Engine, csv: Path, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         run_file(csv, tmp_path / "out" / "demo.safetensors", engine, csv_plan(), on_epochs=interrupt)
     assert [path.name for path in tmp_path.rglob("*.*")] == ["demo.csv"]
+
+
+def test_fif_that_one_file_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FIF files end at 2 GB: what is longer goes on in a second one beside it, and any reader finds all of it."""
+    at_most_10_mb = partialmethod(mne.io.BaseRaw.save, split_size="10MB")  # as for gigabytes, but in a second
+    monkeypatch.setattr(mne.io.BaseRaw, "save", at_most_10_mb)
+    data = np.random.default_rng(0).standard_normal((900_000, 4)).astype(np.float32)
+    with written_whole(tmp_path / "night.fif") as part:
+        write_fif(part, replace(make_recording(), data=data))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["night-1.fif", "night.fif"]
+    np.testing.assert_allclose(read(tmp_path / "night.fif").data, data, rtol=1e-6)
