@@ -41,7 +41,7 @@ class StoredWeight(Tensor):
     """
 
     form: _Form
-    some_rows: dict[tuple[int | None, int | None], StoredWeight]
+    some_rows: dict[tuple[int | None, int | None, int | None], StoredWeight]
 
     @classmethod
     def of(cls, weight: Tensor, kept: Kept) -> Self:
@@ -65,7 +65,7 @@ class StoredWeight(Tensor):
 
     def rows(self, index: slice) -> StoredWeight:
         """Some of the rows, kept likewise, and for the next time."""
-        key = index.start, index.stop
+        key = index.start, index.stop, index.step
         if key not in self.some_rows:
             self.some_rows[key] = StoredWeight.of(self.plain()[index], self.form.kept)
         return self.some_rows[key]

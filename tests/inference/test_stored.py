@@ -92,6 +92,15 @@ def test_rows_are_stored_once() -> None:
     assert weight[:150] is not weight[150:]
 
 
+@pytest.mark.parametrize("step", [2, 3])
+def test_every_other_row_is_not_all_rows(step: int) -> None:
+    """A slice with a step gives its own rows, whatever rows were asked for before."""
+    weight = draw(300, 140)
+    kept_so = StoredWeight.of(weight, "float32")
+    assert torch.equal(1 * kept_so[:], weight)
+    assert torch.equal(1 * kept_so[::step], weight[::step])
+
+
 def test_rows_of_int8_do_not_touch_each_other() -> None:
     """A huge row, one of zeros and one that is no number leave the others as they are alone."""
     x, narrow = draw(5, 256), StoredWeight.of(draw(128, 256, seed=1), "int8")
