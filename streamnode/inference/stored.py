@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from streamnode.inference.cpu import CLEARLY, relative_error, speedup
+from streamnode.models.layers import in_whole_tiles
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _form_of(weight: Tensor, kept: Kept) -> _Form:
     if kept == "int8":
         return _Int8.of(weight)
     rounded = weight.to(_DTYPES[kept])
-    return _Packed.of(rounded) if can_pack(rounded.dtype) else _Plain(rounded)
+    return _Packed.of(rounded) if can_pack(rounded.dtype) else _Plain.of(rounded)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,10 +133,12 @@ class _Packed:
     """In oneDNN's own order; what comes out of a product is of the same type."""
 
     matrix: Tensor
+    n_in: int
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
-        return cls(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS))  # noqa: SLF001  (it has no other name)
+        whole = in_whole_tiles(weight).contiguous()
+        return cls(torch.ops.mkldnn._reorder_linear_weight(whole, _ROWS), weight.shape[1])  # noqa: SLF001  (it has no other name)
 
     @property
     def kept(self) -> Kept:
@@ -145,10 +148,10 @@ class _Packed:
         dtype = self.matrix.dtype
         bias = None if bias is None else bias.to(dtype)
         product = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
-        return cast("Tensor", product(x.to(dtype), self.matrix, bias, then, [], "none"))
+        return cast("Tensor", product(in_whole_tiles(x.to(dtype)), self.matrix, bias, then, [], "none"))
 
     def plain(self) -> Tensor:
-        return self.matrix.to_dense()
+        return self.matrix.to_dense()[:, : self.n_in]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +159,11 @@ class _Plain:
     """Row after row."""
 
     matrix: Tensor
+    n_in: int
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Self:
+        return cls(in_whole_tiles(weight), weight.shape[1])
 
     @property
     def kept(self) -> Kept:
@@ -163,11 +171,11 @@ class _Plain:
 
     def linear(self, x: Tensor, bias: Tensor | None, then: Then) -> Tensor:
         dtype = self.matrix.dtype
-        y = F.linear(x.to(dtype), self.matrix, None if bias is None else bias.to(dtype))
+        y = F.linear(in_whole_tiles(x.to(dtype)), self.matrix, None if bias is None else bias.to(dtype))
         return _activated(y, then)
 
     def plain(self) -> Tensor:
-        return self.matrix
+        return self.matrix[:, : self.n_in]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +238,7 @@ def can_pack(dtype: torch.dtype) -> bool:
             log.info("weights are not packed, for this torch cannot: %s", reason)
             return False
         true = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
-        plain = _Plain(weight)
+        plain = _Plain.of(weight)
         gain = speedup(lambda: plain.linear(x, bias, "none"), lambda: packed.linear(x, bias, "none"))
     error = relative_error(found, true)
     if error < _EXACT[dtype] and gain * CLEARLY >= 1:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
+_TILE = 32  # numbers of bfloat16 in a row of a matrix tile
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer `(..., n_in)` to `(..., n_out)` whose weight may be bfloat16 where all else is float32."""
@@ -17,7 +19,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return cast("Tensor", stored(x, bias))
     if weight.dtype != torch.bfloat16 or x.dtype != torch.float32 or x.device.type != "cpu":  # autocast sees to GPUs
         return F.linear(x, weight, bias)
-    return F.linear(x.bfloat16(), weight, None if bias is None else bias.bfloat16()).float()
+    narrow = None if bias is None else bias.bfloat16()
+    return F.linear(in_whole_tiles(x.bfloat16()), in_whole_tiles(weight), narrow).float()
+
+
+def in_whole_tiles(rows: Tensor) -> Tensor:
+    """Rows of bfloat16 `(..., n)` for a product on a CPU, with zeros up to a multiple of 32; others as they are.
+
+    What a tile (AMX) lacks at the end of a row oneDNN lets be what follows in memory, which is the next row: it counts
+    zero times, but a number that is none spoils what it is multiplied with even so.
+    """
+    lacking = -rows.shape[-1] % _TILE if rows.dtype == torch.bfloat16 else 0
+    return F.pad(rows, (0, lacking)) if lacking else rows
 
 
 class Linear(nn.Linear):

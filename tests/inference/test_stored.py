@@ -101,6 +101,22 @@ def test_every_other_row_is_not_all_rows(step: int) -> None:
     assert torch.equal(1 * kept_so[::step], weight[::step])
 
 
+@pytest.mark.usefixtures("packs")
+@pytest.mark.parametrize("kept", ["float32", "bfloat16"])
+@pytest.mark.parametrize("n_rows", [5, 64, 300])
+@pytest.mark.parametrize("width", [200, 256])
+def test_a_row_that_is_no_number_leaves_the_others_alone(kept: Kept, n_rows: int, width: int) -> None:
+    """Whatever the number of rows and their width, and whatever lies behind the last one in memory."""
+    weight, x = StoredWeight.of(draw(160, width, seed=1), kept), draw(n_rows + 1, width)
+    true, spoilt = F.linear(x, weight)[:-1], n_rows // 2
+    x[spoilt], x[-1] = torch.nan, torch.nan
+    for given in (x[:-1], x.to(torch.bfloat16)[:-1]):
+        found = F.linear(given, weight)
+        assert found[spoilt].isnan().all()
+        others = torch.arange(n_rows) != spoilt
+        torch.testing.assert_close(found[others], true[others], rtol=0.02, atol=0.3)
+
+
 def test_rows_of_int8_do_not_touch_each_other() -> None:
     """A huge row, one of zeros and one that is no number leave the others as they are alone."""
     x, narrow = draw(5, 256), StoredWeight.of(draw(128, 256, seed=1), "int8")

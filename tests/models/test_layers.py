@@ -33,6 +33,18 @@ def test_a_bfloat16_weight_multiplies_as_such() -> None:
     assert 1e-4 < float((found - true).norm() / true.norm()) < 0.01
 
 
+@torch.no_grad()
+def test_a_row_that_is_no_number_leaves_the_others_alone() -> None:
+    """With a bfloat16 weight too, and rows of any width."""
+    layer, x, others = Linear(200, 128), draw(64, 200), torch.arange(64) != 32
+    layer.weight = nn.Parameter(layer.weight.detach().bfloat16())
+    true = layer(x)
+    x[32] = torch.nan
+    found = layer(x)
+    assert found[32].isnan().all()
+    assert torch.equal(found[others], true[others])
+
+
 def test_an_mlp_is_two_layers_around_a_gelu() -> None:
     """With and without a norm on what is between."""
     x = draw(3, 16)
