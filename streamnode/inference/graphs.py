@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ def record(encode: Encode, shape: tuple[int, ...], max_batch: int, device: torch
         device: a GPU.
 
     Returns:
-        Takes and gives tensors on the CPU, up to `max_batch` epochs; None, having said why, where the network does what
-        cannot be recorded.
+        Takes and gives tensors on the CPU, up to `max_batch` epochs, from any thread; None, having said why, where the
+        network does what cannot be recorded.
 
     Raises:
         torch.OutOfMemoryError: the largest batch does not fit.
@@ -53,7 +54,18 @@ def record(encode: Encode, shape: tuple[int, ...], max_batch: int, device: torch
     except RuntimeError as error:
         log.warning("a pass cannot be recorded as a CUDA graph and is launched bit by bit: %.200s", error)
         return None
-    return lambda x: fitting(graphs, len(x))(x)
+    return one_at_a_time(lambda x: fitting(graphs, len(x))(x))
+
+
+def one_at_a_time(encode: Encode) -> Encode:
+    """Passes that use the same memory every time: threads that share them take turns."""
+    turn = Lock()
+
+    def encode_in_turn(x: Tensor) -> dict[OutputName, Tensor]:
+        with turn:
+            return encode(x)
+
+    return encode_in_turn
 
 
 class Graph:

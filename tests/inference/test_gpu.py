@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,39 @@ class TestWithGpu:
         plain = load("luna-base", "cuda")
         assert "cannot be recorded as a CUDA graph" in caplog.text
         assert error(plain.run(x)["embedding"], recorded.run(x)["embedding"]) < 1e-5
+
+
+def test_threads_that_share_recordings_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own result, though all recordings of a model use the same memory."""
+
+    class Recording:
+        """Adds up what lies in the memory of all when its pass ends, in whose midst another thread may come."""
+
+        memory, other = np.zeros(1), threading.Event()
+
+        def __init__(self, _encode: object, shape: tuple[int, ...], _pool: object) -> None:
+            self.size = shape[0]
+
+        def __call__(self, x: torch.Tensor) -> dict[OutputName, torch.Tensor]:
+            is_first = not self.memory.any()
+            self.memory[0] = x.sum()
+            if is_first:
+                another.start()
+                self.other.wait(0.1)
+            else:
+                self.other.set()
+            return {"embedding": torch.tensor(self.memory[0])}
+
+    monkeypatch.setattr(graphs, "Graph", Recording)
+    monkeypatch.setattr("torch.cuda.device", nullcontext)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
+    replay = graphs.record(lambda _: {}, (1,), 2, torch.device("cuda"))
+    assert replay is not None
+    results = list[float]()
+    another = threading.Thread(target=lambda: results.append(float(replay(torch.ones(2, 1))["embedding"])))
+    assert float(replay(torch.ones(1, 1))["embedding"]) == 1
+    another.join()
+    assert results == [2]
 
 
 class Spy(TorchDispatchMode):
