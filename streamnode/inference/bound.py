@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,17 +141,30 @@ class BoundModel:
         """Passes of whole epochs compiled or recorded, where that can be had and is faster."""
         x, engine = torch.from_numpy(epochs), self._engine
         encode, binding = (engine.compile(self, x) if engine.compiles else None) or (None, self.binding)
-        if engine.device.type == "cuda" and not self.steps_one_by_one and not self.scaled_by_epoch:
-            launch = encode or (lambda x: engine.run(x, self.binding, self.outputs))
-            try:
-                encode = graphs.record(launch, x.shape[1:], engine.max_batch, engine.device)
-            except torch.OutOfMemoryError as error:
-                engine.halve_batches(engine.max_batch, error)
-                return self._speed_up(epochs)
+        if engine.device.type == "cuda":
+            if not self.steps_one_by_one and not self.scaled_by_epoch:
+                launch = encode or partial(engine.run, binding=binding, outputs=self.outputs)
+                encode = self._record(launch, x.shape[1:]) or encode
         elif encode is not None and cpu.CLEARLY * (gain := self._gain(encode, x[:1])) < 1:
             log.info("%s is compiled but runs as it is, which is %.1f times faster", self.name, 1 / gain)
             return None
         return encode and _Fast(encode, x.shape[1:], binding)
+
+    def _record(self, launch: Encode, shape: tuple[int, ...]) -> Encode | None:
+        """Passes as CUDA graphs, of as many epochs as there is memory for; None where they cannot be recorded."""
+        engine = self._engine
+        while True:
+            try:
+                return graphs.record(launch, shape, engine.max_batch, engine.device)
+            except torch.OutOfMemoryError as error:
+                lacking = error.with_traceback(None)  # which would keep all that the attempt had allocated
+            if engine.max_batch == 1:
+                log.warning(
+                    "%s does not fit into the memory of %s as a CUDA graph and is launched bit by bit",
+                    *(self.name, engine.device),
+                )
+                return None
+            engine.halve_batches(engine.max_batch, lacking)
 
     def _gain(self, encode: Encode, x: torch.Tensor) -> float:
         with torch.inference_mode(), self._set():

@@ -166,7 +166,7 @@ class Engine:
             encode = self._package(EncodingOfPatches(network, binding), bound, patches, MOST)
             return encode and self._by_patch(encode, binding, bound.outputs)
         encode = self._package(Encoding(network, binding, bound.outputs), bound, x, self.max_batch)
-        return encode and (encode, binding)
+        return encode and (lambda x: encode(self._to_device(x)), binding)
 
     def _package(self, encoding: nn.Module, bound: BoundModel, x: torch.Tensor, most: int) -> Encode | None:
         recipe = Recipe(

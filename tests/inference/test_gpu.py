@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from streamnode.inference.engine import BoundModel, Engine, load_model
 from streamnode.inference.precision import Precision
 from streamnode.models import catalog
 from streamnode.models.catalog import LoadedModel
+from streamnode.models.eegdino import EegDino, EegDinoConfig
+from streamnode.models.family import Network
 from streamnode.montage import make_montage
 from streamnode.types import Float32Array, OutputName, WeightsInfo
 
@@ -70,6 +74,99 @@ class TestWithGpu:
         plain = load("luna-base", "cuda")
         assert "cannot be recorded as a CUDA graph" in caplog.text
         assert error(plain.run(x)["embedding"], recorded.run(x)["embedding"]) < 1e-5
+
+
+# ---- Without a GPU ---------------------------------------------------------------------------------------------------
+
+MONTAGE = make_montage(CH_NAMES)
+A_SECOND = np.zeros((1, len(CH_NAMES), 200), np.float32)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """As if on a GPU, with no pass made yet."""
+    network = EegDino(EegDinoConfig(maps=(5, 5, 5), groups=5, depth=1, hidden=16))
+    loaded = LoadedModel(
+        cast("Network", network.eval().requires_grad_(requires_grad=False)), "tiny", WeightsInfo("none")
+    )
+    engine = Engine(loaded, device="cpu", max_batch=8)
+    engine.device = torch.device("cuda")
+    return engine
+
+
+def bind(engine: Engine) -> BoundModel:
+    return engine.bind(MONTAGE, ("embedding",), duration_s=0)
+
+
+class Memory:
+    """Of a device, for two layers of so many epochs; what a layer takes is given back when nobody knows of it."""
+
+    def __init__(self, epochs: int) -> None:
+        self.free, self.tried = 2 * epochs, list[int]()
+
+    def record(self, launch: graphs.Encode, _shape: object, max_batch: int, _device: object) -> graphs.Encode:
+        self.tried.append(max_batch)
+        layers = self.take(max_batch)
+        layers = layers, self.take(max_batch)
+        return launch
+
+    def take(self, epochs: int) -> Any:
+        if epochs > self.free:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.free -= epochs
+        weakref.finalize(taken := np.zeros(1), self.give, epochs)
+        return taken
+
+    def give(self, epochs: int) -> None:
+        self.free += epochs
+
+
+def test_a_recording_that_failed_leaves_its_memory_to_the_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is memory for half as many epochs, so many are recorded at the second attempt."""
+    memory = Memory(epochs=4)
+    monkeypatch.setattr(graphs, "record", memory.record)
+    assert bind(engine)._speed_up(A_SECOND) is not None
+    assert memory.tried == [8, 4]
+    assert engine.max_batch == 4
+    assert caplog.messages == ["8 epochs do not fit into the memory of cuda: taking 4 at once"]
+
+
+def test_what_has_no_memory_for_a_recording_runs_without(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where not even one epoch can be recorded, a sentence says so, and the model is there all the same."""
+    memory = Memory(epochs=0)
+    monkeypatch.setattr(graphs, "record", memory.record)
+    assert bind(engine)._speed_up(A_SECOND) is None
+    assert memory.tried == [8, 4, 2, 1]
+    assert caplog.messages[-1] == "tiny does not fit into the memory of cuda as a CUDA graph and is launched bit by bit"
+
+
+def test_what_is_compiled_but_not_recorded_runs_compiled(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took a minute to compile is of use without a recording, too."""
+    bound, encode = bind(engine), graphs.one_at_a_time(lambda x: {"embedding": x})
+    monkeypatch.setattr(engine, "compiles", True)
+    monkeypatch.setattr(engine, "compile", lambda *_: (encode, bound.binding))
+    monkeypatch.setattr(graphs, "record", lambda *_: None)
+    fast = bound._speed_up(A_SECOND)
+    assert fast is not None
+    assert fast.encode is encode
+
+
+def test_a_bound_model_goes_with_its_last_stream(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, without a search for garbage, which a node never makes: its recordings hold memory of the GPU."""
+    monkeypatch.setattr(graphs, "record", lambda launch, *_: launch)
+    bound = bind(engine)
+    bound._fast = bound._speed_up(A_SECOND)
+    kept = weakref.ref(bound)
+    gc.disable()
+    try:
+        del bound
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_threads_that_share_recordings_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
