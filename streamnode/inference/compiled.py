@@ -123,7 +123,7 @@ class _NotCompiledError(Exception):
 def _prepare(encoding: nn.Module, recipe: Recipe, x: Tensor, tolerance: float) -> Encode:
     folder = _private(cache_folder().with_name("compiled"))
     path = _find(folder, recipe) or _compile(encoding, recipe, x, folder)
-    encode = package.load(path)
+    encode = package.load(path, x.device)
     error = _misfit(encode, encoding, x)
     if error > tolerance:
         path.unlink()

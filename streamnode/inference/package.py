@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from streamnode.inference.graphs import one_at_a_time
 from streamnode.types import OutputName
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ _capsule = ctypes.pythonapi.PyCapsule_New
 _capsule.argtypes, _capsule.restype = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p), ctypes.py_object
 
 
-def load(path: Path) -> Encode:
-    """What takes `(B, C, T)` to the outputs of a package; for a GPU, and where need be, with torch's loader."""
+def load(path: Path, device: torch.device) -> Encode:
+    """What takes `(B, C, T)` on a device to the outputs of a package, by torch's loader where need be, as for a GPU."""
     try:
         return _Library(path)
     except (AttributeError, LookupError, OSError, RuntimeError, ValueError) as error:  # of another torch, or kind
@@ -44,7 +45,11 @@ def load(path: Path) -> Encode:
     from torch._inductor import aoti_load_package  # noqa: PLC0415  (seconds)
 
     with warnings.catch_warnings(action="ignore"):
-        return cast("Encode", aoti_load_package(str(path)))
+        if device.type != "cuda":
+            return cast("Encode", aoti_load_package(str(path)))
+        # What threads share otherwise waits for events, which no recording may.
+        on_gpu = aoti_load_package(str(path), run_single_threaded=True, device_index=device.index)
+        return one_at_a_time(cast("Encode", on_gpu))
 
 
 class _Library:

@@ -73,7 +73,7 @@ def test_a_kept_package_is_loaded_and_checked(cache: Path, encoding: Encoding, m
     path, loaded = store(cache), list[Path]()
     monkeypatch.setattr(compiled, "_compile", None)
 
-    def load(path: Path) -> Any:
+    def load(path: Path, _: torch.device) -> Any:
         loaded.append(path)
         return encoding
 
@@ -88,7 +88,7 @@ def test_a_package_that_is_off_is_thrown_away(
     """Where results differ from the network's, it runs as it is, which one sentence says."""
     path = store(cache)
     monkeypatch.setattr(
-        package, "load", lambda _: lambda x: {name: 1.01 * tensor for name, tensor in encoding(x).items()}
+        package, "load", lambda *_: lambda x: {name: 1.01 * tensor for name, tensor in encoding(x).items()}
     )
     assert prepare(encoding, RECIPE, EPOCHS, tolerance=1e-4) is None
     assert not path.exists()
@@ -102,7 +102,7 @@ def test_a_damaged_package_is_made_anew(
     path = store(cache)
     path.write_bytes(b"something else")
     monkeypatch.setattr(compiled, "_compile", lambda *_: store(cache, data=b"new"))
-    monkeypatch.setattr(package, "load", lambda _: encoding)
+    monkeypatch.setattr(package, "load", lambda *_: encoding)
     assert prepare(encoding, RECIPE, EPOCHS, tolerance=1e-4) is encoding
     assert not path.exists()
     assert caplog.messages == [f"{path} is damaged and is made anew"]
@@ -124,7 +124,7 @@ def test_where_files_have_no_owner_the_folder_is_used(
     store(cache)
     cache.chmod(0o770)
     monkeypatch.delattr("os.getuid")
-    monkeypatch.setattr(package, "load", lambda _: encoding)
+    monkeypatch.setattr(package, "load", lambda *_: encoding)
     assert prepare(encoding, RECIPE, EPOCHS, tolerance=1e-4) is encoding
 
 

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from streamnode.inference import package
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # for one to be compiled
+
+CPU = torch.device("cpu")
 
 
 class Slow(nn.Module):
@@ -50,7 +53,7 @@ def kept(network: Slow, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("n_epochs", [1, 2, 5])
 def test_a_package_yields_what_the_network_does(network: Slow, kept: Path, n_epochs: int) -> None:
     """By name, for any number of epochs, pass after pass."""
-    encode = package.load(kept)
+    encode = package.load(kept, CPU)
     for seed in range(2):
         x = torch.randn(n_epochs, 8, 512, generator=torch.Generator().manual_seed(seed))
         found, true = encode(x), network(x)
@@ -62,7 +65,7 @@ def test_a_package_yields_what_the_network_does(network: Slow, kept: Path, n_epo
 
 def test_others_go_on_while_a_pass_runs(kept: Path) -> None:
     """Another thread has its turns in the midst of a pass; one that held the lock would leave it none."""
-    encode, x, over = package.load(kept), torch.zeros(2000, 8, 512), threading.Event()
+    encode, x, over = package.load(kept, CPU), torch.zeros(2000, 8, 512), threading.Event()
     turns = list[float]()
 
     def take_turns() -> None:
@@ -87,16 +90,29 @@ def test_what_a_library_refuses_is_told_in_its_words(kept: Path) -> None:
         library._call("GetOutputName", library._model, ctypes.c_size_t(99), ctypes.byref(ctypes.c_char_p()))
 
 
+def refuse(_: Path) -> None:
+    raise ValueError("it is for a GPU")
+
+
 def test_other_packages_are_left_to_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What cannot be called directly is loaded as torch does, and the log says what that means."""
-
-    def refuse(_: Path) -> None:
-        raise ValueError("it is for a GPU")
-
     monkeypatch.setattr(package, "_Library", refuse)
     monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: f"torch's {path}")
     with caplog.at_level(logging.INFO):
-        assert package.load(tmp_path / "net.pt2") == f"torch's {tmp_path / 'net.pt2'}"  # type: ignore[comparison-overlap]
+        assert package.load(tmp_path / "net.pt2", CPU) == f"torch's {tmp_path / 'net.pt2'}"  # type: ignore[comparison-overlap]
     assert caplog.messages == ["passes of net hold up all else in the process: it is for a GPU"]
+
+
+def test_a_package_for_a_gpu_is_loaded_as_recordings_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the GPU that was asked for, and without what keeps threads apart, as no recording may wait for events."""
+
+    def load(path: str, **wishes: object) -> Callable[[Tensor], dict[str, object]]:
+        return lambda _: {"path": path, **wishes}
+
+    monkeypatch.setattr(package, "_Library", refuse)
+    monkeypatch.setattr("torch._inductor.aoti_load_package", load)
+    encode = package.load(tmp_path / "net.pt2", torch.device("cuda:1"))
+    asked = {"path": str(tmp_path / "net.pt2"), "run_single_threaded": True, "device_index": 1}
+    assert encode(torch.zeros(1)) == asked
