@@ -14,7 +14,8 @@ import platform
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -166,6 +167,7 @@ def _compile(encoding: nn.Module, recipe: Recipe, x: Tensor, folder: Path) -> Pa
     log.info("compiling %s for this montage, which takes up to a minute, once", recipe.name)
     sizes: dict[str, Any] = {"x": {0: torch.export.Dim("b", min=2, max=max(recipe.max_batch, len(x)))}}
     with (
+        _without_stories(),
         TemporaryDirectory(dir=folder) as work,
         fresh_cache(dir=work),
         warnings.catch_warnings(action="ignore"),
@@ -178,6 +180,18 @@ def _compile(encoding: nn.Module, recipe: Recipe, x: Tensor, folder: Path) -> Pa
         path = folder / f"{recipe.name}-{recipe.digest()}-{_digest_of(made)}.pt2"
         made.rename(path)
     return path
+
+
+@contextmanager
+def _without_stories() -> Iterator[None]:
+    """What fails is told in one sentence: torch keeps to itself how it came to that."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @torch.inference_mode()

@@ -161,12 +161,13 @@ class Engine:
             log.warning("%s is compiled with a std_uv of its own only: without one it runs as it is", self.name)
             return None
         network, binding, x = plain_copy(self._model), bound.binding, x.to(self.device)
-        if isinstance(network, Patchwise):
-            patches = network.prepare(x[..., : network.config.patch], binding)
-            encode = self._package(EncodingOfPatches(network, binding), bound, patches, MOST)
-            return encode and self._by_patch(encode, binding, bound.outputs)
-        encode = self._package(Encoding(network, binding, bound.outputs), bound, x, self.max_batch)
-        return encode and (lambda x: encode(self._to_device(x)), binding)
+        with autocast(self.device, self.precision):  # the casts that passes are made with become part of the package
+            if isinstance(network, Patchwise):
+                patches = network.prepare(x[..., : network.config.patch], binding)
+                encode = self._package(EncodingOfPatches(network, binding), bound, patches, MOST)
+                return encode and self._by_patch(encode, binding, bound.outputs)
+            encode = self._package(Encoding(network, binding, bound.outputs), bound, x, self.max_batch)
+            return encode and (lambda x: encode(self._to_device(x)), binding)
 
     def _package(self, encoding: nn.Module, bound: BoundModel, x: torch.Tensor, most: int) -> Encode | None:
         recipe = Recipe(

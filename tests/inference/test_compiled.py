@@ -68,6 +68,37 @@ def test_compiled_is_as_not_compiled(cache: Path, encoding: Encoding, monkeypatc
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("cache")
+def test_casts_are_compiled_with_the_network(encoding: Encoding) -> None:
+    """Half weights, which multiply under autocast alone, are compiled with it, and then need it no more."""
+    encoding.network.linear.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        encode, true = prepare(encoding, RECIPE, EPOCHS, tolerance=0.05), encoding(EPOCHS)
+    assert encode is not None
+    found = encode(EPOCHS)
+    for name in true:
+        torch.testing.assert_close(found[name].float(), true[name].float(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.usefixtures("cache")
+def test_of_a_failed_export_torch_tells_nothing(
+    encoding: Encoding, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network that cannot be traced is one sentence, without torch's traceback; afterwards torch may speak again."""
+    monkeypatch.setattr(Tiny, "encode", lambda _, x, *__: {"tokens": torch.bmm(x, x)})
+    of_torch = logging.getLogger("torch")
+    of_torch.addHandler(caplog.handler)
+    try:
+        assert prepare(encoding, RECIPE, EPOCHS, tolerance=1e-4) is None
+    finally:
+        of_torch.removeHandler(caplog.handler)
+    told = [record.name for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told == ["streamnode.inference.compiled"]
+    assert of_torch.isEnabledFor(logging.WARNING)
+
+
 def test_a_kept_package_is_loaded_and_checked(cache: Path, encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made before is found by what it depends on; nothing is compiled."""
     path, loaded = store(cache), list[Path]()

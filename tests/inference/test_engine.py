@@ -364,6 +364,23 @@ def test_a_compiled_network_runs_whole_epochs(monkeypatch: pytest.MonkeyPatch) -
     assert shapes == [(2, 6, 1280)]
 
 
+@pytest.mark.parametrize("name", ["eegdino-small", "eegpt-large"])
+def test_a_network_is_compiled_as_it_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """With the casts that passes on a GPU are made with, those of what it is given included; not in inference mode."""
+    given = list[torch.Tensor]()
+
+    def prepare(encoding: compiled.Encoding, _: compiled.Recipe, x: torch.Tensor, **_limits: float) -> None:
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_inference_mode_enabled()
+        given.append(x)
+        assert torch.isfinite(encoding(x)["embedding" if name == "eegdino-small" else "tokens"]).all()
+
+    monkeypatch.setattr(compiled, "prepare", prepare)
+    monkeypatch.setattr("streamnode.inference.engine.autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    load_model(name, weights="random:0", ch_names=CH_NAMES, device="cpu", compile=True, outputs=("embedding",))
+    assert len(given) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
