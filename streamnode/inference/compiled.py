@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -165,7 +166,8 @@ def _compile(encoding: nn.Module, recipe: Recipe, x: Tensor, folder: Path) -> Pa
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise _NotCompiledError("there is no C++ compiler; install g++, or set CXX")
     log.info("compiling %s for this montage, which takes up to a minute, once", recipe.name)
-    sizes: dict[str, Any] = {"x": {0: torch.export.Dim("b", min=2, max=max(recipe.max_batch, len(x)))}}
+    example = _example(x)
+    sizes: dict[str, Any] = {"x": {0: torch.export.Dim("b", min=2, max=max(recipe.max_batch, len(example)))}}
     with (
         _without_stories(),
         TemporaryDirectory(dir=folder) as work,
@@ -175,11 +177,17 @@ def _compile(encoding: nn.Module, recipe: Recipe, x: Tensor, folder: Path) -> Pa
         config.patch({"freezing": True, "cpp.threads": recipe.threads}),
     ):
         # Strict, since only so a `len` of epochs is no constant; what is made for 2 and more epochs takes one as well.
-        program = torch.export.export(encoding, (x,), dynamic_shapes=sizes, strict=True)
+        program = torch.export.export(encoding, (example,), dynamic_shapes=sizes, strict=True)
         made = Path(aoti_compile_and_package(program, package_path=f"{work}/{recipe.name}.pt2"))
         path = folder / f"{recipe.name}-{recipe.digest()}-{_digest_of(made)}.pt2"
         made.rename(path)
     return path
+
+
+def _example(x: Tensor) -> Tensor:
+    """As many epochs as no other axis has numbers: the compiler takes equal sizes for one, which is then fixed."""
+    n_epochs = next(n for n in count(3) if n not in x.shape[1:])
+    return x[torch.arange(n_epochs, device=x.device) % len(x)]
 
 
 @contextmanager

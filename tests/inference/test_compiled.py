@@ -82,6 +82,15 @@ def test_casts_are_compiled_with_the_network(encoding: Encoding) -> None:
         torch.testing.assert_close(found[name].float(), true[name].float(), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize(("shape", "n_epochs"), [((4, 10), 3), ((3, 10), 4), ((4, 3), 5), ((5, 4, 3), 6)])
+def test_the_example_has_a_number_of_epochs_of_its_own(shape: tuple[int, ...], n_epochs: int) -> None:
+    """Never as many as there are channels, or anything else that is fixed: they would be compiled as one."""
+    x = torch.arange(3.0).reshape(3, *[1] * len(shape)).expand(3, *shape)
+    example = compiled._example(x)
+    assert example.shape == (n_epochs, *shape)
+    assert example.flatten(1)[:, 0].tolist() == [0, 1, 2, 0, 1, 2][:n_epochs]
+
+
 @pytest.mark.usefixtures("cache")
 def test_of_a_failed_export_torch_tells_nothing(
     encoding: Encoding, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
