@@ -271,6 +271,12 @@ class BoundModel:
         std_uv: Float64Array | None,
         **of_epochs: Any,
     ) -> dict[OutputName, Float32Array]:
+        if not len(epochs_uV):  # of which networks cannot tell the shapes: an epoch does
+            one = self._infer(
+                np.zeros((1, *epochs_uV.shape[1:]), np.float32), None if std_uv is None else np.ones(1), **of_epochs
+            )
+            return {name: array[:0] for name, array in one.items()}
+
         def infer(here: slice) -> dict[OutputName, Float32Array]:
             scale = {} if std_uv is None else {"std_uv": torch.from_numpy(std_uv[here])}
             return self._pass(epochs_uV[here], **scale, **of_epochs)
@@ -282,7 +288,7 @@ class BoundModel:
     ) -> dict[OutputName, Float32Array]:
         """Pass by pass, no more epochs at once than fit."""
         parts, done = list[dict[OutputName, Float32Array]](), 0
-        while not parts or done < n_epochs:
+        while done < n_epochs:
             end = min(done + self._engine.max_batch, n_epochs)
             try:
                 parts.append(infer(slice(done, end)))
@@ -296,7 +302,7 @@ class BoundModel:
 
     def _pass(self, epochs_uV: Float32Array, **of_epochs: Any) -> dict[OutputName, Float32Array]:  # noqa: N803
         x = torch.from_numpy(np.ascontiguousarray(epochs_uV))
-        if self._fast is not None and self._fast.shape == x.shape[1:] and len(x) and not of_epochs:
+        if self._fast is not None and self._fast.shape == x.shape[1:] and not of_epochs:
             with torch.inference_mode(), self._set():  # what is not compiled of it goes by the threads of torch
                 return _as_arrays(self._fast.encode(x))
         with self._set():
@@ -351,7 +357,7 @@ class BoundModel:
 
         Args:
             epochs_uV: `(n_epochs, n_chans, n_times)` or `(n_chans, n_times)` microvolts at `SPEC.sfreq`, channels in
-                the order of `montage`.
+                the order of `montage`; n_epochs may be 0.
             std_uv: one or `(n_epochs,)`, as of `run`.
 
         Returns:

@@ -53,6 +53,17 @@ def test_one_epoch_needs_no_batch_axis(model: BoundModel) -> None:
     np.testing.assert_array_equal(model.encode(epoch[0]).embedding, model.encode(epoch).embedding)
 
 
+@pytest.mark.parametrize("name", ["luna-base", "eegdino-small", "eegpt-large"])
+def test_no_epochs_have_no_results(name: str) -> None:
+    """Arrays of none have the shapes of others all the same; what does not fit is refused, be there epochs or not."""
+    model = load_model(name, weights="random:0", ch_names=CH_NAMES, device="cpu", outputs=("embedding", "tokens"))
+    n_times = round(model.SPEC.durations[0] * model.SPEC.sfreq)
+    shapes = {name: array.shape for name, array in model.encode(epochs_uv(0, n_times=n_times)).arrays().items()}
+    assert shapes == {name: (0, *shape) for name, shape in model.shapes.items()}
+    with pytest.raises(ContractError):
+        model.encode(epochs_uv(0, n_times=7))
+
+
 def test_batched_equals_one_by_one(model: BoundModel) -> None:
     """No epoch of a batch touches another."""
     epochs = epochs_uv(3)
