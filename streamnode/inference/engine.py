@@ -78,7 +78,7 @@ class Engine:
         self.precision = precision
         self.threads = None if threads == "auto" else threads
         self.compiles = compile
-        self.max_batch = _MAX_BATCH.get(self.device.type, 1) if max_batch == "auto" else max_batch
+        self.max_batch = _MAX_BATCH[self.device.type] if max_batch == "auto" else max_batch
         self.name = loaded.name
         self.spec: ModelSpec = loaded.model.SPEC
         self.weights: WeightsInfo = loaded.info
@@ -283,13 +283,15 @@ def load_model(
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device called `name`; `auto` prefers CUDA. Raises `ConfigError` when there is none."""
+    """The torch device called `name`; `auto` prefers CUDA. Raises `ConfigError` where models cannot run on it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"there is no device called {name!r}: use auto, cpu, cuda or cuda:0") from error
+    if device.type not in _MAX_BATCH:
+        raise ConfigError(f"models do not run on {name}: use auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices: "

@@ -175,6 +175,13 @@ def test_unknown_device_is_refused() -> None:
         find_device("gpu")
 
 
+@pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
+def test_a_device_of_no_use_is_refused(name: str) -> None:
+    """One that torch knows but models do not run on gets the same answer."""
+    with pytest.raises(ConfigError, match=f"models do not run on {name}: use auto, cpu, cuda"):
+        find_device(name)
+
+
 def test_a_precision_for_gpus_is_refused_on_a_cpu() -> None:
     """float16 on the CPU is one sentence that says what to use."""
     with pytest.raises(ConfigError, match="use bfloat16, int8 or float32 on the CPU"):

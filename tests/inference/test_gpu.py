@@ -228,7 +228,9 @@ class Spy(TorchDispatchMode):
         ("zuna-1.1", ("embedding", "tokens"), {"add": ("Cz",)}),
     ],
 )
-def test_a_pass_stays_on_its_device(name: str, outputs: tuple[OutputName, ...], options: dict[str, Any]) -> None:
+def test_a_pass_stays_on_its_device(
+    monkeypatch: pytest.MonkeyPatch, name: str, outputs: tuple[OutputName, ...], options: dict[str, Any]
+) -> None:
     """No tensor comes from elsewhere, or is made of numbers there, and no number is waited for, as a recording asks.
 
     On a device without memory, where every machine can see it.
@@ -237,7 +239,8 @@ def test_a_pass_stays_on_its_device(name: str, outputs: tuple[OutputName, ...], 
     with torch.device("meta"):
         network: Any = entry.family.network(entry.family.variants[entry.variant])
     loaded = LoadedModel(network.eval().requires_grad_(requires_grad=False), name, WeightsInfo("none"))
-    engine = Engine(loaded, device="meta")
+    monkeypatch.setattr("streamnode.inference.engine.find_device", torch.device)
+    engine = Engine(loaded, device="meta", max_batch=64)
     bound = engine.bind(make_montage(CH_NAMES), outputs, duration_s=0, **options)
     x = torch.empty(3, len(CH_NAMES), round(engine.spec.durations[0] * engine.spec.sfreq), device="meta")
     with Spy() as spy:
