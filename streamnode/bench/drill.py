@@ -13,12 +13,26 @@ import numpy as np
 
 from streamnode.inference.worker import Feed, Worker
 from streamnode.montage import make_montage
-from streamnode.types import Epoch, Float32Array, ModelOutput, OutputName, StreamInfo, WeightsInfo
+from streamnode.types import Epoch, Float32Array, ModelOutput, ModelSpec, OutputName, StreamInfo, WeightsInfo
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import BoundModel
 
 _MONTAGE = make_montage(["Cz", "Pz"])
+_SPEC = ModelSpec(
+    "echo",
+    sfreq=256.0,
+    patch=1,
+    durations=(1.0,),
+    ch_names=None,
+    needs_positions=False,
+    l_freq=0.0,
+    h_freq=128.0,
+    notch=False,
+    reference="as_recorded",
+    scaling="none",
+    outputs=("embedding",),
+)
 _PLANS = {"plain": 0.81, "masked": 0.1, "late": 0.02, "superseded": 0.05, "cancelled": 0.02}  # shares of the epochs
 
 
@@ -29,8 +43,11 @@ class Echo:
         name: of the model.
 
     Attributes:
+        SPEC: it leaves out channels that it is not to use.
         batches: how many epochs each pass had.
     """
+
+    SPEC = _SPEC
 
     def __init__(self, name: str = "echo") -> None:
         self.name = name

@@ -232,8 +232,20 @@ class Engine:
     def spread(
         self, results: dict[OutputName, torch.Tensor], rows: Sequence[int], n_chans: int, binding: Any
     ) -> dict[OutputName, torch.Tensor]:
-        """Results of some channels where those of all would be; what belongs to the others is NaN."""
-        return {name: self._model.spread(name, values, rows, n_chans, binding) for name, values in results.items()}
+        """Results of some channels where those of all would be; what belongs to the others is NaN.
+
+        Of an epoch of which some number is none all is NaN, so that one can tell that from channels left out.
+        """
+        return {
+            name: self._model.spread(name, _all_or_nothing(values), rows, n_chans, binding)
+            for name, values in results.items()
+        }
+
+
+def _all_or_nothing(values: torch.Tensor) -> torch.Tensor:
+    """`(n_epochs, ...)`, NaN throughout an epoch that is not finite throughout."""
+    rest = tuple(range(1, values.ndim))
+    return values.where(values.isfinite().all(rest, keepdim=True), torch.nan)
 
 
 def _hashable(option: Any) -> Hashable:

@@ -233,6 +233,16 @@ def test_channels_left_out_are_as_if_they_were_not_there(
         np.testing.assert_array_equal(arrays[key][np.isfinite(arrays[key])], array.ravel())
 
 
+def test_of_some_channels_all_is_numbers_or_nothing() -> None:
+    """What is no number in a channel that is used marks all of its epoch, and of no other."""
+    engine = Engine(catalog.load("luna-base", "random:0"), device="cpu")
+    attention = torch.ones(2, 5, 4, 2)
+    attention[1, 0, 0, 1] = torch.nan
+    spread = engine.spread({"attention": attention}, (0, 2), 3, None)["attention"]
+    assert torch.equal(spread[0].isfinite().all((0, 1)), torch.tensor([True, False, True]))
+    assert spread[1].isnan().all()
+
+
 # ---- What streams share ----------------------------------------------------------------------------------------------
 
 

@@ -278,6 +278,17 @@ async def test_row_that_is_no_number_is_the_only_one_marked() -> None:
         np.testing.assert_array_equal(cast("ModelOutput", await masked).embedding, [np.nan, 7])
 
 
+@pytest.mark.parametrize(("rebuilds", "outcome"), [(True, "not_finite"), (False, [np.nan, 7])])
+async def test_a_model_that_rebuilds_leaves_nothing_out(rebuilds: bool, outcome: object) -> None:  # noqa: FBT001
+    """NaN in any channel of what it says drops the epoch; what others leave out is as it should be."""
+    model = Echo()
+    model.SPEC = replace(model.SPEC, rebuilds=rebuilds)
+    async with Worker(lambda: 0.0) as worker:
+        answer = await worker.infer(epoch(3, 7), feed(model), t_enqueued=0.0, rows=(1,))
+    found = answer if isinstance(answer, str) else answer.embedding
+    np.testing.assert_array_equal(found, outcome)
+
+
 async def test_results_are_memory_of_their_own() -> None:
     """What a model does with its buffers after a pass changes no result."""
 
