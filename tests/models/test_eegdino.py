@@ -242,13 +242,13 @@ def test_silence_gives_finite_numbers() -> None:
 
 
 def test_bfloat16_stays_close_to_float32() -> None:
-    """Under autocast to bfloat16 outputs stay within 1.5 % of float32, and are summed up in float32."""
+    """Under autocast to bfloat16 outputs stay within 2 % of float32, and are summed up in float32."""
     model, z = float32_network("small"), signal(1, 19, 1000).float()
     exact = run(model, z)
     with torch.autocast("cpu", torch.bfloat16):
         reduced = run(model, z)
     for name in ALL:
-        assert nrmse(reduced[name], exact[name].double()) < 0.015, name
+        assert nrmse(reduced[name], exact[name].double()) < 0.02, name
     assert reduced["tokens"].dtype == torch.float32
 
 
