@@ -16,7 +16,7 @@ from streamnode.models import eegdino
 from streamnode.models.convert import Checkpoint, read_checkpoint
 from streamnode.models.eegdino import HeadGuess
 from streamnode.models.family import FAMILIES, Family, Which, recognise
-from streamnode.models.weights import on_disk
+from streamnode.models.weights import misfit, on_disk
 from streamnode.types import OutputName
 
 
@@ -105,9 +105,9 @@ def _understood(checkpoint: Checkpoint, which: Which | None) -> dict[str, Any]:
         network = family.network(reading.config)
     wanted = network.state_dict()
     missing = tuple(key for key in wanted if key not in reading.state)
-    unexpected = tuple(key for key in reading.state if key not in wanted)
+    why = misfit(network, reading.state)
     return {
-        "problem": "tensors are missing or left over: give an unmodified checkpoint" if missing or unexpected else "",
+        "problem": why and f"it {why}",
         "model": family.variant_of(reading.config),
         "form": reading.form,
         "which": reading.which,
@@ -117,7 +117,7 @@ def _understood(checkpoint: Checkpoint, which: Which | None) -> dict[str, Any]:
         "parts": _parts(reading.state),
         "left_out": _left_out(checkpoint.tensors, family, reading.form, reading.which),
         "missing": missing,
-        "unexpected": unexpected,
+        "unexpected": tuple(key for key in reading.state if key not in wanted),
         "heads": _heads(checkpoint, reading.which) if family is FAMILIES["eegdino"] and not missing else None,
     }
 

@@ -394,6 +394,18 @@ def load_strict(module: Stateful, state: Mapping[str, Tensor], *, path: Path | s
     Raises:
         WeightsError: a tensor is missing, unexpected, of another shape, or not of floating-point numbers.
     """
+    if why := misfit(module, state):
+        raise WeightsError(f"{path} {why}")
+    module.load_state_dict(state, assign=True)
+
+
+def misfit(module: Stateful, state: Mapping[str, Tensor]) -> str:
+    """Why a state cannot be put into a module, as the rest of a sentence about it; empty where it can.
+
+    Args:
+        module: may have been built on the `meta` device, as may the tensors of the state.
+        state: names and tensors.
+    """
     ours = module.state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in ours.items()}
     given = {key: tuple(tensor.shape) for key, tensor in state.items()}
@@ -415,13 +427,14 @@ def load_strict(module: Stateful, state: Mapping[str, Tensor], *, path: Path | s
     }
     foreign = len(missing) + len(misshaped) > len(wanted) / 2
     shown = _SHOWN if foreign else len(wanted) + len(given)  # of another model, some of hundreds of keys will do
-    if differences := [f"{len(keys)} {kind}: {_listed(keys, shown)}" for kind, keys in kinds.items() if keys]:
-        guess = ", and looks like another model" if foreign else ""
-        raise WeightsError(
-            f"{path} does not fit {type(module).__name__}{guess}: give an unmodified checkpoint "
-            f"(tensors that differ: {'; '.join(differences)})"
-        )
-    module.load_state_dict(state, assign=True)
+    differences = [f"{len(keys)} {kind}: {_listed(keys, shown)}" for kind, keys in kinds.items() if keys]
+    if not differences:
+        return ""
+    guess = ", and looks like another model" if foreign else ""
+    return (
+        f"does not fit {type(module).__name__}{guess}: give an unmodified checkpoint "
+        f"(tensors that differ: {'; '.join(differences)})"
+    )
 
 
 def _listed(keys: list[str], shown: int = _SHOWN) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from streamnode.errors import WeightsError
 from streamnode.models import eegdino, luna
+from streamnode.models.convert import read_model
 from streamnode.models.family import FAMILIES
 from streamnode.models.inspection import detect_heads, inspect
 from streamnode.models.weights import on_disk
@@ -70,7 +72,36 @@ def test_what_a_file_lacks_is_listed(tmp_path: Path) -> None:
     del state["norm.weight"]
     seen = inspect(write(tmp_path / "x.safetensors", state | {"extra": torch.ones(1)}))
     assert (seen.missing, seen.unexpected) == (("norm.weight",), ("extra",))
-    assert "missing or left over" in seen.problem
+    assert "(tensors that differ: 1 missing: norm.weight; 1 unexpected: extra)" in seen.problem
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "change"),
+    [
+        ("zuna canonical", "decoder.layers.0.feed_forward.w2.weight", lambda tensor: tensor[:-1]),
+        ("zuna canonical", "decoder.layers.0.feed_forward.w2.weight", lambda tensor: tensor.to(torch.int8)),
+        ("luna published", "blocks.0.attn.proj.weight", lambda tensor: tensor.bool()),
+        ("luna published", "extra", lambda _: torch.ones(1)),
+        ("luna published", "blocks.0.attn.proj.weight", lambda tensor: tensor.half()),
+    ],
+)
+def test_what_is_said_of_a_file_holds_when_it_is_loaded(
+    tmp_path: Path, form: str, key: str, change: Callable[[Tensor | None], Tensor]
+) -> None:
+    """Where no problem is told, the file loads; where one is, the file is refused for it, in the same words."""
+    written = next(one for one in FORMS if str(one) == form)
+    state = FAMILIES[written.family].random_state(written.sizes, 0)
+    state[key] = change(state.get(key))
+    path = write(tmp_path / "x.safetensors", state)
+    seen = inspect(path)
+    try:
+        read_model(path)
+    except WeightsError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    assert refusal == seen.problem.replace("it", str(path), 1)
+    assert bool(refusal) == (state[key].dtype != torch.float16)
 
 
 @pytest.mark.parametrize(
