@@ -150,8 +150,10 @@ class _Placeholder:
 
 def _find_state(held: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of the network in what a trainer saved."""
-    while isinstance(held, Mapping) and (inner := [held[key] for key in _STATES if isinstance(held.get(key), Mapping)]):
-        held = inner[0]
+    visited: list[int] = []
+    while isinstance(held, Mapping) and id(held) not in visited:  # a pickle may hold itself
+        visited.append(id(held))
+        held = next((held[key] for key in _STATES if isinstance(held.get(key), Mapping)), held)
     entries = held.items() if isinstance(held, Mapping) else ()
     state = {key: tensor.detach() for key, tensor in entries if isinstance(key, str) and _is_dense(tensor)}
     if not state:

@@ -244,6 +244,19 @@ def test_a_pickle_without_tensors_is_refused(tmp_path: Path, held: object) -> No
     assert "holds no tensors by name" in refusal(lambda: read_checkpoint(tmp_path / "x.pt"))
 
 
+def test_a_pickle_that_holds_itself_is_looked_through_once(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """Where the place of the tensors leads back to itself, those that are there are found, or none."""
+    path = tmp_path / "luna.pt"
+    for tensors in ({}, state):
+        held: dict[str, object] = {**tensors}
+        held["model"] = held
+        torch.save(held, path)
+        if tensors:
+            assert same(read_checkpoint(path).tensors, state)
+        else:
+            assert "holds no tensors by name (model)" in refusal(lambda: read_checkpoint(path))
+
+
 @pytest.mark.parametrize(
     ("key", "tensor", "words"),
     [
