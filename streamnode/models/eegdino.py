@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.models.attention import attend
 from streamnode.models.layers import Linear, Mlp, linear
-from streamnode.models.state import count, draw, refuse_contradictions, shapes_of, spread
+from streamnode.models.state import (
+    count,
+    count_layers,
+    draw,
+    foreign,
+    refuse_contradictions,
+    shapes_of,
+    spread,
+    weights_of,
+)
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -125,6 +134,7 @@ class EegDinoConfig:
         return 8 * self.maps[2]
 
     @classmethod
+    @weights_of("an EEG-DINO")
     def from_state(
         cls,
         state: Mapping[str, Tensor],
@@ -149,16 +159,13 @@ class EegDinoConfig:
             ConfigError: the number of heads, asked for or stated, does not divide the width, or eegdino-rs has none.
         """
         stated = metadata or {}
-        try:
-            _, n_global_tokens, width = state["global_tokens"].shape
-            c1, c2, c3 = (state[f"patch_embedding.proj_in.{i}.weight"].shape[0] for i in (0, 3, 6))
-            _, n_slots = state["patch_embedding.channel_embedding.weight"].shape
-            hidden, _ = state["encoder_layers.0.mlp.fc1.weight"].shape
-            groups = int(stated.get("groups", _GROUPS.get(width, 0)))
-            global_token_layer = int(stated.get("global_token_layer", 1))
-            heads, why = _choose_heads(width, n_heads, stated)
-        except (LookupError, ValueError) as error:
-            raise WeightsError(_FOREIGN.format(error)) from error
+        _, n_global_tokens, width = state["global_tokens"].shape
+        c1, c2, c3 = (state[f"patch_embedding.proj_in.{i}.weight"].shape[0] for i in (0, 3, 6))
+        _, n_slots = state["patch_embedding.channel_embedding.weight"].shape
+        hidden, _ = state["encoder_layers.0.mlp.fc1.weight"].shape
+        groups = int(stated.get("groups", _GROUPS.get(width, 0)))
+        global_token_layer = int(stated.get("global_token_layer", 1))
+        heads, why = _choose_heads(width, n_heads, stated)
         if groups < 1 or any(maps % groups for maps in (c1, c2, c3)):
             raise WeightsError(
                 f"{groups or 'no'} groups are known for convolutions {c1}, {c2} and {c3} wide, which no published "
@@ -167,7 +174,7 @@ class EegDinoConfig:
         config = cls(
             maps=(c1, c2, c3),
             groups=groups,
-            depth=_depth(state),
+            depth=count_layers(state, "encoder_layers."),
             hidden=hidden,
             n_heads=heads,
             n_slots=n_slots,
@@ -185,7 +192,6 @@ VARIANTS = {
     "medium": EegDinoConfig(maps=(64, 128, 64), groups=8, depth=16, hidden=1024),
     "large": EegDinoConfig(maps=(128, 256, 128), groups=16, depth=24, hidden=2048),
 }
-_FOREIGN = "these are not the weights of an EEG-DINO, or not all of them ({}): give one of its checkpoints"
 _GROUPS = {config.width: config.groups for config in VARIANTS.values()}
 _HEADS_OF_EEGDINO_RS = {200: 8, 512: 16, 1024: 16}
 
@@ -201,10 +207,6 @@ def _choose_heads(width: int, asked: int | Literal["eegdino_rs"] | None, stated:
     if "num_heads" in stated:
         return int(stated["num_heads"]), "as its metadata say"
     return 8, "the default, as no shape shows them"
-
-
-def _depth(state: Mapping[str, Tensor]) -> int:
-    return len({key.split(".")[1] for key in state if key.startswith("encoder_layers.")})
 
 
 def variant_name(config: EegDinoConfig) -> str:
@@ -509,7 +511,7 @@ def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
     """What precedes the names of each network in a state."""
     if prefixes := [key.removesuffix("global_tokens") for key in state if re.search(r"(^|\.)global_tokens$", key)]:
         return prefixes
-    raise WeightsError(_FOREIGN.format("'global_tokens'"))
+    raise foreign("an EEG-DINO", "'global_tokens'")
 
 
 def rename_keys(state: Mapping[str, Tensor], which: Which = "student") -> dict[str, Tensor]:
@@ -547,7 +549,7 @@ def rename_keys(state: Mapping[str, Tensor], which: Which = "student") -> dict[s
     for theirs, name in _NAMES.get(form, {}).items():
         renamed = {key.replace(theirs, name): tensor for key, tensor in renamed.items()}
     if form == "eegdino-rs burn":
-        renamed = {key: tensor.T.contiguous() if _LINEAR.search(key) else tensor for key, tensor in renamed.items()}
+        renamed |= {key: tensor.transpose(0, -1).contiguous() for key, tensor in renamed.items() if _LINEAR.search(key)}
     return renamed
 
 
@@ -573,6 +575,7 @@ class HeadGuess:
     correlations: dict[int, tuple[float, float]]
 
 
+@weights_of("an EEG-DINO")
 def detect_heads(state: Mapping[str, Tensor]) -> HeadGuess:
     """Tell the number of heads from trained weights, as `rename_keys` leaves them.
 
@@ -583,16 +586,13 @@ def detect_heads(state: Mapping[str, Tensor]) -> HeadGuess:
     Raises:
         WeightsError: these are not the weights of an EEG-DINO.
     """
-    try:
-        width = len(state["encoder_layers.0.attn.proj.weight"])
-        candidates = [n for n in (2, 4, 8, 16, 32) if width % n == 0 and width // n >= 8]  # narrower: told by chance
-        found = [
-            [_correlations(pair, width // n) for n in candidates]
-            for layer in range(_depth(state))
-            for pair in _gram_pairs(state, f"encoder_layers.{layer}.attn")
-        ]
-    except LookupError as error:
-        raise WeightsError(_FOREIGN.format(error)) from error
+    width = len(state["encoder_layers.0.attn.proj.weight"])
+    candidates = [n for n in (2, 4, 8, 16, 32) if width % n == 0 and width // n >= 8]  # narrower: told by chance
+    found = [
+        [_correlations(pair, width // n) for n in candidates]
+        for layer in range(count_layers(state, "encoder_layers."))
+        for pair in _gram_pairs(state, f"encoder_layers.{layer}.attn")
+    ]
     medians = torch.tensor(found).median(0).values.tolist()
     correlations = {n: (within, between) for n, (within, between) in zip(candidates, medians, strict=True)}
     told = [n for n, (within, between) in correlations.items() if within - between >= 0.05]
@@ -601,8 +601,8 @@ def detect_heads(state: Mapping[str, Tensor]) -> HeadGuess:
 
 def _gram_pairs(state: Mapping[str, Tensor], name: str) -> list[tuple[Tensor, Tensor]]:
     """Cosines between the coordinates of queries and of keys, and of values and of projections: `(D, D)` each."""
-    rows = (*state[f"{name}.qkv.weight"].chunk(3), state[f"{name}.proj.weight"].T)
-    queries, keys, values, projections = (unit @ unit.T for unit in (F.normalize(part, dim=1) for part in rows))
+    rows = (*state[f"{name}.qkv.weight"].chunk(3), state[f"{name}.proj.weight"].mT)
+    queries, keys, values, projections = (unit @ unit.mT for unit in (F.normalize(part, dim=1) for part in rows))
     return [(queries, keys), (values, projections)]
 
 

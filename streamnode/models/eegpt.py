@@ -23,7 +23,17 @@ from torch import Tensor, nn
 from streamnode.errors import ConfigError, ContractError, WeightsError
 from streamnode.models.attention import attend
 from streamnode.models.layers import Linear, Mlp, linear
-from streamnode.models.state import blank_embedding, count, draw, refuse_contradictions, shapes_of, without_wrappers
+from streamnode.models.state import (
+    blank_embedding,
+    count,
+    count_layers,
+    draw,
+    foreign,
+    refuse_contradictions,
+    shapes_of,
+    weights_of,
+    without_wrappers,
+)
 from streamnode.types import ModelSpec, Montage, OutputName
 
 log = logging.getLogger(__name__)
@@ -127,6 +137,7 @@ class EegptConfig:
     n_proj_in: int = 0
 
     @classmethod
+    @weights_of("an EEGPT")
     def from_state(
         cls,
         state: Mapping[str, Tensor],
@@ -148,20 +159,16 @@ class EegptConfig:
             ConfigError: heads or stride do not fit the tensors.
         """
         metadata = metadata or {}
-        try:
-            _, n_summary, embed_dim = state["summary_token"].shape
-            _, _, _, patch = state["patch_embed.proj.weight"].shape
-            n_chan_rows, _ = state["chan_embed.weight"].shape
-            depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
-            n_classes, probe_inputs = state["linear_probe2.weight"].shape if "linear_probe2.weight" in state else (0, 0)
-            probe_hidden = len(state["linear_probe1.weight"]) if n_classes else 16
-            n_proj_in = state["chan_conv.weight"].shape[1] if "chan_conv.weight" in state else 0
-            n_heads = n_heads or int(metadata.get("num_heads", _heads(embed_dim)))
-            patch_stride = patch_stride or int(metadata.get("patch_stride", 32))
-        except (KeyError, ValueError) as error:
-            raise WeightsError(
-                f"these are not the weights of an EEGPT, or not all of them ({error}): give one of its checkpoints"
-            ) from error
+        _, n_summary, embed_dim = state["summary_token"].shape
+        _, _, _, patch = state["patch_embed.proj.weight"].shape
+        n_chan_rows, _ = state["chan_embed.weight"].shape
+        if not (depth := count_layers(state, "blocks.")):
+            raise foreign("an EEGPT", "no blocks")
+        n_classes, probe_inputs = state["linear_probe2.weight"].shape if "linear_probe2.weight" in state else (0, 0)
+        probe_hidden = len(state["linear_probe1.weight"]) if n_classes else 16
+        n_proj_in = state["chan_conv.weight"].shape[1] if "chan_conv.weight" in state else 0
+        n_heads = n_heads or int(metadata.get("num_heads", _heads(embed_dim)))
+        patch_stride = patch_stride or int(metadata.get("patch_stride", 32))
         if n_heads < 1 or embed_dim % n_heads or not 1 <= patch_stride <= patch:
             raise ConfigError(
                 f"an EEGPT {embed_dim} wide with patches of {patch} samples cannot have {n_heads} heads and a patch "

@@ -26,11 +26,13 @@ from streamnode.models.layers import Linear, Mlp, gelu_linear, linear
 from streamnode.models.state import (
     blank_embedding,
     count,
+    count_layers,
     draw,
     plain,
     refuse_contradictions,
     shapes_of,
     spread,
+    weights_of,
     without_wrappers,
 )
 from streamnode.types import ModelSpec, Montage, OutputName
@@ -122,6 +124,7 @@ class LunaConfig:
         return self.n_queries * self.embed_dim
 
     @classmethod
+    @weights_of("a LUNA")
     def from_state(cls, state: Mapping[str, Tensor]) -> LunaConfig:
         """Read the sizes off the tensors of a checkpoint, as `rename_keys` leaves them.
 
@@ -130,16 +133,11 @@ class LunaConfig:
         Raises:
             WeightsError: these are not the weights of a LUNA, or their shapes contradict each other.
         """
-        try:
-            _, n_queries, embed_dim = state["cross_attn.query_embed"].shape
-            (half_head,) = state["blocks.0.attn.rotary_emb.freqs"].shape
-            _, n_features = state["freq_embed.frequency_to_embed.fc1.weight"].shape
-            hidden, width = state["blocks.0.mlp.fc1.weight"].shape
-        except (KeyError, ValueError) as error:
-            raise WeightsError(
-                f"these are not the weights of a LUNA, or not all of them ({error}): give one of its checkpoints"
-            ) from error
-        if embed_dim % 16 or not half_head or embed_dim % (2 * half_head):
+        _, n_queries, embed_dim = state["cross_attn.query_embed"].shape
+        (half_head,) = state["blocks.0.attn.rotary_emb.freqs"].shape
+        _, n_features = state["freq_embed.frequency_to_embed.fc1.weight"].shape
+        hidden, width = state["blocks.0.mlp.fc1.weight"].shape
+        if not embed_dim or embed_dim % 16 or not half_head or embed_dim % (2 * half_head):
             raise WeightsError(
                 f"these are not the weights of a LUNA: heads {2 * half_head} wide do not divide tokens {embed_dim} "
                 "wide; give one of its checkpoints"
@@ -147,7 +145,7 @@ class LunaConfig:
         config = cls(
             embed_dim=embed_dim,
             n_queries=n_queries,
-            depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+            depth=count_layers(state, "blocks."),
             n_heads=embed_dim // (2 * half_head),
             patch=n_features - 2,
             mlp_ratio=hidden // width,

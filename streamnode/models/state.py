@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,32 @@ def shapes_of(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
 def blank_embedding(n_rows: int, width: int) -> nn.Embedding:
     """An embedding to be filled; to draw numbers for it on the `meta` device would import torch's compiler: 1 s."""
     return nn.Embedding(n_rows, width, _weight=torch.empty(n_rows, width))
+
+
+@contextmanager
+def weights_of(title: str) -> Iterator[None]:
+    """Where reading sizes off a state of any shapes comes to grief, say that it is not of this model, such as `a LUNA`.
+
+    Raises:
+        WeightsError: a tensor is missing, or nothing can be counted by the shape of one.
+    """
+    try:
+        yield
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise foreign(title, str(error).partition("\n")[0]) from error
+
+
+def foreign(title: str, why: str) -> WeightsError:
+    """The error that a state is not of a model, such as `a LUNA`."""
+    return WeightsError(
+        f"these are not the weights of {title}, or not all of them ({why}): give one of its checkpoints"
+    )
+
+
+def count_layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many layers of a state are numbered behind a prefix, such as `blocks.`."""
+    numbers = {key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)}
+    return sum(number.isdecimal() for number in numbers)
 
 
 def count(network: nn.Module) -> int:

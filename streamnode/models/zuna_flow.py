@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from streamnode.errors import WeightsError
 from streamnode.models.layers import Linear, silu_linear
+from streamnode.models.state import count_layers, weights_of
 
 Generation = Literal["v1", "1.1"]
 Sampler = Literal["euler", "adams"]
@@ -53,6 +54,7 @@ class ZunaConfig:
         return {"v1": 50, "1.1": 256}[self.generation]
 
     @classmethod
+    @weights_of("a ZUNA")
     def from_state(cls, state: Mapping[str, Tensor], *, head_dim: int = 64) -> ZunaConfig:
         """Read generation and sizes off the tensors of a checkpoint, as `zuna.rename_keys` leaves them.
 
@@ -63,15 +65,10 @@ class ZunaConfig:
         Raises:
             WeightsError: these are not the weights of a ZUNA.
         """
-        try:
-            dim, patch = state["encoder.tok_embeddings.weight"].shape
-            latent, _ = state["encoder.output.weight"].shape
-            inner, _ = state["encoder.layers.0.attention.wq.weight"].shape
-            hidden, _ = state["encoder.layers.0.feed_forward.w1.weight"].shape
-        except (KeyError, ValueError) as error:
-            raise WeightsError(
-                f"these are not the weights of a ZUNA, or not all of them ({error}): give one of its checkpoints"
-            ) from error
+        dim, patch = state["encoder.tok_embeddings.weight"].shape
+        latent, _ = state["encoder.output.weight"].shape
+        inner, _ = state["encoder.layers.0.attention.wq.weight"].shape
+        hidden, _ = state["encoder.layers.0.feed_forward.w1.weight"].shape
         q_norm = state.get("encoder.layers.0.attention.q_norm.weight")
         head_dim = head_dim if q_norm is None else len(q_norm)
         waves = state.get("decoder.t_embedder.weight")
@@ -83,8 +80,8 @@ class ZunaConfig:
         return cls(
             generation="v1" if q_norm is None else "1.1",
             dim=dim,
-            encoder_depth=_depth(state, "encoder"),
-            decoder_depth=_depth(state, "decoder"),
+            encoder_depth=count_layers(state, "encoder.layers."),
+            decoder_depth=count_layers(state, "decoder.layers."),
             n_heads=inner // head_dim,
             head_dim=head_dim,
             hidden=hidden,
@@ -92,11 +89,6 @@ class ZunaConfig:
             patch=patch,
             latent=latent,
         )
-
-
-def _depth(state: Mapping[str, Tensor], part: str) -> int:
-    prefix = f"{part}.layers."
-    return len({key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)})
 
 
 # ---- Layers ----------------------------------------------------------------------------------------------------------

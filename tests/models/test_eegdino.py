@@ -566,6 +566,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(n_heads: int) -> None:
         ("global_tokens", torch.ones(64), "not the weights of an EEG-DINO"),
         ("patch_embedding.proj_in.3.weight", None, r"not the weights of an EEG-DINO.*proj_in.3.weight"),
         ("patch_embedding.proj_in.0.weight", torch.ones(()), "not the weights of an EEG-DINO"),
+        ("classifier.6.weight", torch.ones(()), "not the weights of an EEG-DINO"),
         ("patch_embedding.proj_in.3.weight", torch.ones(9, 8, 1, 3), "4 groups are known for convolutions 8, 9 and 8"),
         ("encoder_layers.0.mlp.fc1.weight", None, r"not the weights of an EEG-DINO.*fc1.weight"),
         ("encoder_layers.1.norm1.weight", torch.ones(63), r"norm1.weight has shape \(63,\) .* needs \(64,\)"),
@@ -575,7 +576,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(n_heads: int) -> None:
 def test_other_weights_are_refused_in_a_sentence(key: str, replacement: Tensor | None, message: str) -> None:
     """A file of another model, or one whose shapes contradict each other, is refused by the tensor at fault."""
     state = eegdino.random_state(TINY, 0)
-    del state[key]
+    state.pop(key, None)
     if replacement is not None:
         state[key] = replacement
     with pytest.raises(WeightsError, match=message):

@@ -651,13 +651,15 @@ def test_heads_and_stride_come_from_the_file_or_from_its_width() -> None:
         ("blocks.1.norm1.weight", torch.ones(63), r"blocks.1.norm1.weight has shape \(63,\) .* needs \(64,\)"),
         ("chan_embed.weight", torch.ones(58, 64), "58 rows where EEGPT knows 62 channels"),
         ("chan_conv.weight", torch.ones(20, 22, 1), r"chan_conv.weight has shape \(20, 22, 1\) .* needs \(19, 22, 1\)"),
+        ("chan_conv.weight", torch.ones(()), "not the weights of an EEGPT"),
+        ("linear_probe1.weight", torch.ones(0, 64), "not the weights of an EEGPT"),
         ("linear_probe2.weight", torch.ones(4, 250), r"linear_probe2.weight has shape \(4, 250\) .* needs \(4, 240\)"),
     ],
 )
 def test_other_weights_are_refused_in_a_sentence(key: str, replacement: Tensor | None, message: str) -> None:
     """A file of another model, or one whose shapes contradict each other, is refused by the tensor at fault."""
     state = eegpt.random_state(CONFIGS["projection and probe"], 0)
-    del state[key]
+    state.pop(key, None)
     if replacement is not None:
         state[key] = replacement
     with pytest.raises(WeightsError, match=message):

@@ -82,6 +82,8 @@ def test_what_a_file_lacks_is_listed(tmp_path: Path) -> None:
         ("zuna canonical", "decoder.layers.0.feed_forward.w2.weight", lambda tensor: tensor.to(torch.int8)),
         ("luna published", "blocks.0.attn.proj.weight", lambda tensor: tensor.bool()),
         ("luna published", "extra", lambda _: torch.ones(1)),
+        ("luna published", "blocks.extra.weight", lambda _: torch.ones(1)),
+        ("luna published", "blocks.999999999.norm1.weight", lambda _: torch.ones(32)),
         ("luna published", "blocks.0.attn.proj.weight", lambda tensor: tensor.half()),
     ],
 )

@@ -576,12 +576,16 @@ def test_files_of_braindecode_load_without_the_norms_it_lacks() -> None:
         ("blocks.0.attn.rotary_emb.freqs", torch.ones(5), "heads 10 wide do not divide tokens 32 wide"),
         ("blocks.1.norm1.weight", torch.ones(63), r"blocks.1.norm1.weight has shape \(63,\) .* needs \(64,\)"),
         ("mask_token", torch.ones(32), r"mask_token has shape \(32,\) .* needs \(1, 1, 32\)"),
+        ("cross_attn.query_embed", torch.ones(1, 2, 0), "not the weights of a LUNA"),
+        ("blocks.0.mlp.fc1.weight", torch.ones(0, 0), "not the weights of a LUNA"),
+        ("freq_embed.frequency_to_embed.fc1.weight", torch.ones(4, 3), "not the weights of a LUNA"),
+        ("classifier.decoder_ffn.fc2.weight", torch.ones(()), "not the weights of a LUNA"),
     ],
 )
 def test_other_weights_are_refused_in_a_sentence(key: str, replacement: Tensor | None, message: str) -> None:
     """A file of another model, or one whose shapes contradict each other, is refused by the tensor at fault."""
     state = luna.random_state(TINY, 0)
-    del state[key]
+    state.pop(key, None)
     if replacement is not None:
         state[key] = replacement
     with pytest.raises(WeightsError, match=message):

@@ -889,12 +889,13 @@ def test_what_a_trainer_kept_beside_the_network_goes() -> None:
         ("encoder.output.weight", None, r"not the weights of a ZUNA.*encoder.output.weight"),
         ("encoder.tok_embeddings.weight", torch.ones(3), "not the weights of a ZUNA"),
         ("encoder.layers.0.attention.q_norm.weight", torch.ones(12), "attention 32 wide does not divide into heads 12"),
+        ("decoder.t_embedder.weight", torch.ones(()), "not the weights of a ZUNA"),
     ],
 )
 def test_other_weights_are_refused_in_a_sentence(key: str, replacement: Tensor | None, message: str) -> None:
     """A file of another model is refused by the tensor at fault."""
     state = zuna.random_state(ZunaConfig("1.1", **SIZES["T"]), 0)
-    del state[key]
+    state.pop(key, None)
     if replacement is not None:
         state[key] = replacement
     with pytest.raises(WeightsError, match=message):
