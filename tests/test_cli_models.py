@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from streamnode.cli.models import app, weights_app
 from streamnode.errors import ConfigError, StreamLost, StreamnodeError, WeightsError
-from streamnode.models import eegdino, luna
+from streamnode.models import eegdino, eegpt, luna
 from streamnode.models.weights import on_disk
 from streamnode.montage import make_montage
 from streamnode.sinks.lsl import EegOutlet
 from streamnode.types import StreamInfo
 from tests.hub_server import Hub, serve, use_hub
-from tests.models.forms import EEGDINO, LUNA, dino_braindecode, dino_original
+from tests.models.forms import EEGDINO, EEGPT, LUNA, dino_braindecode, dino_original
 
 
 def said(*arguments: str | Path, verbs: typer.Typer = weights_app) -> str:
@@ -78,6 +78,16 @@ def test_convert_takes_what_the_tensors_do_not_show(pickle: Path, tmp_path: Path
     assert "num_heads=8" in said("convert", pickle, "-o", tmp_path / "rs.safetensors", "--n-heads", "eegdino_rs")
     assert "cannot have 7 heads" in refused(ConfigError, "convert", pickle, "-o", tmp_path / "x", "--n-heads", "7")
     assert "no option patch_stride" in refused(ConfigError, "convert", pickle, "-o", "x", "--patch-stride", "32")
+
+
+@pytest.mark.parametrize("size", ["n-heads=-4", "n-heads=0", "n-heads=8.0", "n-heads=²", "patch-stride=0"])
+def test_convert_refuses_sizes_that_cannot_be(tmp_path: Path, size: str) -> None:
+    """Whatever is given as heads or stride is taken or refused, and none of it stands for the default."""
+    path = tmp_path / "eegpt.pt"
+    torch.save(eegpt.random_state(EEGPT, 0), path)
+    value = size.partition("=")[2]
+    assert f" {value} " in refused(ConfigError, "convert", path, f"--{size}")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_convert_refuses_in_a_sentence(pickle: Path, tmp_path: Path) -> None:

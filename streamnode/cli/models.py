@@ -143,8 +143,7 @@ def convert(
 
     if model is not None:
         find(model)
-    heads = int(n_heads) if n_heads and n_heads.isdigit() else n_heads
-    sizes = {"n_heads": heads, "patch_stride": patch_stride}
+    sizes = {"n_heads": n_heads and _number_or_name(n_heads), "patch_stride": patch_stride}
     made = convert_file(
         source,
         out or source.with_suffix(".safetensors"),
@@ -158,6 +157,14 @@ def convert(
         f"{made.path}\n  {made.model}, {made.n_tensors} tensors, {made.n_params:,} parameters, "
         f"{made.n_bytes / 1e6:.1f} MB\n  {_listed(made.metadata)}"
     )
+
+
+def _number_or_name(heads: str) -> int | str:
+    """Heads as they were given; which of these a family takes is its to say."""
+    try:
+        return int(heads)
+    except ValueError:
+        return heads
 
 
 @weights_app.command()

@@ -167,9 +167,11 @@ class EegptConfig:
         n_classes, probe_inputs = state["linear_probe2.weight"].shape if "linear_probe2.weight" in state else (0, 0)
         probe_hidden = len(state["linear_probe1.weight"]) if n_classes else 16
         n_proj_in = state["chan_conv.weight"].shape[1] if "chan_conv.weight" in state else 0
-        n_heads = n_heads or int(metadata.get("num_heads", _heads(embed_dim)))
-        patch_stride = patch_stride or int(metadata.get("patch_stride", 32))
-        if n_heads < 1 or embed_dim % n_heads or not 1 <= patch_stride <= patch:
+        if n_heads is None:
+            n_heads = int(metadata["num_heads"]) if "num_heads" in metadata else _heads(embed_dim)
+        if patch_stride is None:
+            patch_stride = int(metadata.get("patch_stride", 32))
+        if n_heads not in range(1, embed_dim + 1) or embed_dim % n_heads or patch_stride not in range(1, patch + 1):
             raise ConfigError(
                 f"an EEGPT {embed_dim} wide with patches of {patch} samples cannot have {n_heads} heads and a patch "
                 f"every {patch_stride} samples: give heads that divide the width, and 32 or 64 as the stride"

@@ -637,7 +637,8 @@ def test_heads_and_stride_come_from_the_file_or_from_its_width() -> None:
     assert EegptConfig.from_state(custom, n_heads=3).n_heads == 3
     with pytest.raises(WeightsError, match="no EEGPT is 96 wide, and no number of heads was given"):
         EegptConfig.from_state(custom)
-    for sizes in ({"n_heads": 7}, {"patch_stride": 65}, {"patch_stride": -1}):
+    wrong = ({"n_heads": 7}, {"n_heads": 0}, {"n_heads": "eegdino_rs"}, *({"patch_stride": n} for n in (65, -1, 0)))
+    for sizes in wrong:
         with pytest.raises(ConfigError, match="give heads that divide the width, and 32 or 64 as the stride"):
             EegptConfig.from_state(state, **sizes)  # type: ignore[arg-type]
 
