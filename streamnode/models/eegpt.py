@@ -210,9 +210,14 @@ VARIANTS = {
 
 
 def variant_name(config: EegptConfig) -> str:
-    """`eegpt-large` and the like by the sizes of the encoder; `eegpt-custom` for any other."""
-    encoder = EegptConfig(config.embed_dim, config.n_summary, config.depth, config.n_heads, config.patch)
-    return next((f"eegpt-{name}" for name, variant in VARIANTS.items() if variant == encoder), "eegpt-custom")
+    """`eegpt-large` and the like by the sizes of the encoder that show; `eegpt-custom` for any other."""
+    shown = _shown(config)
+    return next((f"eegpt-{name}" for name, variant in VARIANTS.items() if _shown(variant) == shown), "eegpt-custom")
+
+
+def _shown(config: EegptConfig) -> tuple[int, ...]:
+    """The sizes of an encoder by which its variant is told: heads and stride show in no tensor."""
+    return config.embed_dim, config.n_summary, config.depth, config.patch
 
 
 def manifest(config: EegptConfig) -> dict[str, torch.Size]:

@@ -10,11 +10,11 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, WeightsError
-from streamnode.models import catalog, eegdino
+from streamnode.models import catalog, eegdino, eegpt
 from streamnode.models.luna import VARIANTS, LunaConfig, random_state
 from streamnode.models.weights import HubFile
 from tests.hub_server import Hub, serve, use_hub
-from tests.models.forms import EEGDINO, dino_braindecode, dino_original
+from tests.models.forms import EEGDINO, EEGPT, dino_braindecode, dino_original
 
 CLASSIFIER = LunaConfig(embed_dim=64, n_queries=4, depth=8, n_classes=3, has_decoder=False)
 
@@ -245,13 +245,17 @@ def test_logits_of_an_untrained_head_are_not_to_be_had(hub: Hub, small: dict[str
     assert holds(loaded, small)
 
 
-def test_options_reach_the_network(tmp_path: Path, small: dict[str, Tensor]) -> None:
+def test_options_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, Tensor]) -> None:
     """Sizes that no tensor shows are taken from the metadata, or as asked for, with random weights too."""
     path = tmp_path / "small.safetensors"
     save_file(small, path, {"num_heads": "10"})
     assert catalog.load("eegdino-small", str(path)).model.config.n_heads == 10
     assert catalog.load("eegdino-small", str(path), n_heads=4).model.config.n_heads == 4
     assert catalog.load("eegdino-small", "random:0", n_heads="eegdino_rs").model.config.n_heads == 8
+    save_file(eegpt.random_state(EEGPT, 0), path)
+    monkeypatch.setitem(eegpt.VARIANTS, "large", EEGPT)
+    monkeypatch.delitem(eegpt.VARIANTS, "tiny1")
+    assert catalog.load("eegpt-large", str(path), n_heads=2, patch_stride=64).model.config.n_heads == 2
     with pytest.raises(ConfigError, match="LUNA has no option n_heads"):
         catalog.load("luna-base", "random:0", n_heads=2)
 

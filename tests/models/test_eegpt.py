@@ -559,6 +559,7 @@ def test_tensors_are_those_of_the_published_sizes(variant: str, n_tensors: int, 
     assert (len(model.state_dict()), model.n_params) == (n_tensors, n_params)
     assert EegptConfig.from_state(model.state_dict()) == config
     assert eegpt.variant_name(replace(config, n_classes=2, probe_patches=16)) == f"eegpt-{variant}"
+    assert eegpt.variant_name(replace(config, n_heads=2, patch_stride=64)) == f"eegpt-{variant}"
     assert eegpt.variant_name(replace(config, depth=3)) == "eegpt-custom"
 
 
