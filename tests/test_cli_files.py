@@ -17,7 +17,7 @@ from streamnode import build
 from streamnode.charts.run import Run
 from streamnode.cli import files
 from streamnode.cli.show import show_json
-from streamnode.errors import ConfigError, ContractError, StreamnodeError
+from streamnode.errors import ConfigError, ContractError, SinkError, StreamnodeError
 from streamnode.inference.engine import Engine
 from streamnode.results import load
 from tests.offline import NAMES, make_plan, make_recording, write_csv
@@ -86,6 +86,14 @@ def test_embed_into_parquet(cli: Cli, csv: Path, tmp_path: Path) -> None:
         assert found.settings == expected.settings
         assert set(found.tables) == set(expected.tables)
         np.testing.assert_array_equal(found.tables["embedding"], expected.tables["embedding"])
+
+
+def test_a_place_that_nobody_can_follow_is_refused(cli: Cli, csv: Path, tmp_path: Path) -> None:
+    """Results that are to go where the system will not look, such as a name beyond its limits, end in a sentence."""
+    out = tmp_path / ("x" * 300)
+    code, _, errors = cli("embed", csv, "-o", out, *CSV)
+    assert code == SinkError.exit_code
+    assert str(out) in errors
 
 
 def test_one_bad_file_does_not_keep_the_others(cli: Cli, csv: Path, tmp_path: Path, data_dir: Path) -> None:

@@ -99,6 +99,19 @@ def test_convert_refuses_in_a_sentence(pickle: Path, tmp_path: Path) -> None:
     assert "give another place with -o" in refused(WeightsError, "convert", out)
 
 
+@pytest.mark.parametrize("verb", ["convert", "inspect", "verify", "detect-heads"])
+def test_a_path_that_nobody_can_follow_is_refused(verb: str, tmp_path: Path) -> None:
+    """What the system will not even look for, such as a name beyond its limits, ends no verb in a traceback."""
+    path = tmp_path / ("x" * 300)
+    assert str(path) in refused(WeightsError, verb, path)
+
+
+def test_a_place_that_nobody_can_follow_is_refused(pickle: Path, tmp_path: Path) -> None:
+    """Nor does such a name for what is to be written."""
+    out = tmp_path / ("x" * 300)
+    assert str(out) in refused(WeightsError, "convert", pickle, "-o", out)
+
+
 def test_a_pickle_with_more_than_weights_needs_leave(tmp_path: Path) -> None:
     """The options that the refusal names are the ones that help."""
     path = tmp_path / "luna.ckpt"
@@ -182,6 +195,12 @@ def test_a_recording_is_held_against_every_model(recording: Path) -> None:
     assert [one["model"] for one in fits] == ["luna", "eegdino", "eegpt", "zuna"]
     assert fits[1]["unknown"] == ["chin"]
     assert "picks: [Fp1, T7, Cz]" in fits[3]["remedies"][0]
+
+
+def test_a_recording_that_nobody_can_reach_is_refused(tmp_path: Path) -> None:
+    """A name beyond the limits of the system is neither a recording nor a stream."""
+    path = tmp_path / ("x" * 300 + ".csv")
+    assert str(path) in refused(ConfigError, "--check", path, verbs=app)
 
 
 def test_a_stream_is_held_against_every_model(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from streamnode.cli.plan import in_options, planned
 from streamnode.cli.show import Json, show_json, show_table
-from streamnode.errors import ConfigError, StreamnodeError
+from streamnode.errors import ConfigError, SinkError, StreamnodeError, reaching
 
 if TYPE_CHECKING:
     from streamnode.offline.run import Outcome, Plan
@@ -83,7 +83,9 @@ def _targets(files: Sequence[Path], out: Path, suffix: str) -> list[Path]:
     """Where the results of each recording go."""
     from streamnode import results  # noqa: PLC0415
 
-    if out.is_dir() or not out.suffix[1:].isalpha():
+    with reaching(out, SinkError):
+        is_folder = out.is_dir()
+    if is_folder or not out.suffix[1:].isalpha():
         targets = [out / f"{file.stem}.{suffix}" for file in files]
         if repeated := [str(file) for file, target in zip(files, targets, strict=True) if targets.count(target) > 1]:
             raise ConfigError(f"{' and '.join(repeated)} have one name: give each a folder of its own for its results")

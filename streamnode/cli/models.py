@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from streamnode.cli.show import Json, show_json, show_table
+from streamnode.errors import ConfigError, reaching
 from streamnode.types import StreamInfo
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def models(
 
 def _stream(name: str) -> StreamInfo:
     """What a recording or an LSL stream says of its channels."""
-    if Path(name).suffix and Path(name).is_file():
+    with reaching(Path(name), ConfigError):
+        is_recording = bool(Path(name).suffix) and Path(name).is_file()
+    if is_recording:
         from streamnode.sources.replay import read  # noqa: PLC0415
 
         return read(name).info

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from streamnode.errors import ConfigError, WeightsError
+from streamnode.errors import ConfigError, WeightsError, reaching
 from streamnode.models.convert import convert_once
 from streamnode.models.family import FAMILIES, Family, Network, Reading, State, Which, recognise
 from streamnode.models.weights import (
@@ -228,11 +228,12 @@ def locate(weights: str, *, sha256: str | None = None) -> tuple[Path, WeightsInf
     """A file by its path, or the published one of a model by its name, and where it came from. Asks no network.
 
     Raises:
-        WeightsError: there is no such file, or it has another digest.
+        WeightsError: there is no such file, it cannot be reached, or it has another digest.
     """
     path = Path(weights).expanduser()
-    if path.is_file():
-        return path, on_disk(path, sha256=sha256)
+    with reaching(path, WeightsError):
+        if path.is_file():
+            return path, on_disk(path, sha256=sha256)
     if weights not in CATALOG:
         raise WeightsError(f"there is no file {path}: give the path of a checkpoint, or one of {', '.join(CATALOG)}")
     resolved = stored(CATALOG[weights].hub, sha256=sha256)

@@ -25,7 +25,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from streamnode.errors import WeightsError
+from streamnode.errors import WeightsError, reaching
 from streamnode.models.family import Family, Reading, Which, recognise
 from streamnode.models.weights import is_pickle, load_strict, map_safetensors, on_disk, read_metadata, sound
 
@@ -84,15 +84,13 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
     Raises:
         WeightsError: it is no such file, is damaged, or names what is not allowed.
     """
-    if not path.is_file():
-        raise WeightsError(f"there is no file {path}: give the path of a checkpoint")
-    try:
+    with reaching(path, WeightsError):
+        if not path.is_file():
+            raise WeightsError(f"there is no file {path}: give the path of a checkpoint")
         if path.stat().st_size == 0:
             raise WeightsError(f"{path} is empty: get it again")
         if not is_pickle(path):
             return Checkpoint("safetensors", map_safetensors(path), read_metadata(path))
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     return Checkpoint("pickle", _find_state(_unpickle(path, allow), path), {})
 
 
@@ -256,8 +254,9 @@ def convert(source: Path, out: Path, **wishes: Any) -> Converted:
         WeightsError: as `read_model`, or the file cannot be written.
         ConfigError: as `read_model`.
     """
-    if out.exists():
-        raise WeightsError(f"{out} is there already: give another place with -o")
+    with reaching(out, WeightsError):
+        if out.exists():
+            raise WeightsError(f"{out} is there already: give another place with -o")
     return _convert(source, out, **wishes)
 
 
@@ -290,20 +289,20 @@ def _write(state: Mapping[str, Tensor], metadata: dict[str, str], out: Path) -> 
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as opened:
-            opened.write(len(text).to_bytes(8, "little") + text)
-            for _, tensor in tensors:
-                opened.write(tensor.numpy().astype("<f4", copy=False).tobytes())
-            opened.flush()
-            os.fsync(opened.fileno())
-        part.replace(out)
+        try:
+            with part.open("wb") as opened:
+                opened.write(len(text).to_bytes(8, "little") + text)
+                for _, tensor in tensors:
+                    opened.write(tensor.numpy().astype("<f4", copy=False).tobytes())
+                opened.flush()
+                os.fsync(opened.fileno())
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
             f"{out} cannot be written ({error.strerror}): make room there, or choose another place"
         ) from error
-    finally:
-        if part.is_file():
-            part.unlink()
 
 
 def convert_once(source: Path, sha256: str, *, name: str, which: Which | None) -> Path:

@@ -39,7 +39,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from streamnode.errors import ConfigError, WeightsError
+from streamnode.errors import ConfigError, WeightsError, reaching
 from streamnode.types import WeightsInfo
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,9 @@ def resolve(weights: str, hub: HubFile, *, revision: str = "main", sha256: str |
             raise ConfigError(f"{weights} weights have no digest: leave out model.sha256, or give a file")
         return Resolved(None, WeightsInfo(source=weights, untrained=True), _seed(weights, seed))
     path = Path(weights).expanduser()
-    if not path.is_file():
+    with reaching(path, WeightsError):
+        there = path.is_file()
+    if not there:
         raise WeightsError(
             f"there is no weights file {path}: set model.weights to hub, the path of a safetensors file, or random:0"
         )
@@ -173,11 +175,8 @@ def cached_path(file: HubFile, revision: str = "main") -> Path | None:
 
 
 def _checked_digest(path: Path, expected: str | None) -> str:
-    try:
-        with path.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    with reaching(path, WeightsError), path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if expected is not None and digest != expected.lower():
         raise WeightsError(
             f"{path} is not used, since its sha256 is {digest} where {expected.lower()} was expected: "

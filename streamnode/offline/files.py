@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamnode.config import SignalConfig
-from streamnode.errors import ConfigError
+from streamnode.errors import ConfigError, SinkError, reaching
 from streamnode.offline.continuous import reconstruction_of
 from streamnode.offline.run import OnEpochs, Outcome, Plan, Stopwatch, process
 from streamnode.results import load_settings, write, written_whole
@@ -47,8 +47,9 @@ def run_file(
         SinkError: the target cannot be written.
     """
     settings, watch = settings_of(path, engine, plan), Stopwatch()
-    if target.exists() and _is_done(target, settings, overwrite=overwrite):
-        return None
+    with reaching(target, SinkError):
+        if target.exists() and _is_done(target, settings, overwrite=overwrite):
+            return None
     with watch("read"):
         recording = read(path, picks=_channels(plan.signal), **plan.reading)
     outcome = process(recording, engine, plan, watch=watch, on_epochs=on_epochs)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.io.matlab import MatReadError
 
-from streamnode.errors import ConfigError, ContractError
+from streamnode.errors import ConfigError, ContractError, reaching
 from streamnode.metrics import Metrics
 from streamnode.montage import make_montage, some
 from streamnode.sources.columns import in_metres, microvolts, to_microvolts
@@ -119,8 +119,9 @@ def read(
     """
     path = Path(path)
     labels = Labels(path, picks, cap, rename or {})
-    if not path.is_file():
-        raise ConfigError(f"{path} is not a file: give the path of a recording")
+    with reaching(path, ConfigError):
+        if not path.is_file():
+            raise ConfigError(f"{path} is not a file: give the path of a recording")
     with _reading(path), path.open("rb") as file:
         if not file.read(8).startswith(_BEGINS_WITH.get(path.suffix.lower(), b"")):
             raise ConfigError(f"{path} is no {path.suffix[1:].upper()} file whatever its name says: export it anew")

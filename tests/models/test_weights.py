@@ -326,6 +326,12 @@ def test_a_path_is_used_as_it_is(tmp_path: Path, no_hub: str) -> None:
     assert "is not used" in refusal(lambda: resolve(str(path), FILE, sha256="0" * 64))
 
 
+def test_a_path_that_nobody_can_follow_is_named(tmp_path: Path) -> None:
+    """What the system will not even look for, such as a name beyond its limits, is refused in a sentence, too."""
+    path = tmp_path / ("x" * 300)
+    assert str(path) in refusal(lambda: resolve(str(path), FILE))
+
+
 @pytest.mark.parametrize("name", ["absent.safetensors", "."])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     """A path that is no file is refused with what model.weights may be."""

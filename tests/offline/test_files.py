@@ -13,7 +13,7 @@ import mne
 import numpy as np
 import pytest
 
-from streamnode.errors import ConfigError
+from streamnode.errors import ConfigError, SinkError
 from streamnode.inference.engine import Engine
 from streamnode.offline import files
 from streamnode.offline.files import run_file
@@ -170,3 +170,10 @@ def test_fif_that_one_file_does_not_hold(tmp_path: Path, monkeypatch: pytest.Mon
         write_fif(part, replace(make_recording(), data=data))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["night-1.fif", "night.fif"]
     np.testing.assert_allclose(read(tmp_path / "night.fif").data, data, rtol=1e-6)
+
+
+def test_a_target_that_nobody_can_reach_is_refused_before_the_work(engine: Engine, tmp_path: Path) -> None:
+    """Where the system will not even look for earlier results, nothing is computed that could not be written."""
+    recording, target = write_csv(tmp_path / "demo.csv", make_recording(7.0)), tmp_path / ("x" * 300 + ".safetensors")
+    with pytest.raises(SinkError, match=str(target)):
+        run_file(recording, target, engine, csv_plan(), on_epochs=lambda *_: pytest.fail("it was computed"))

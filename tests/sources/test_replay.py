@@ -554,6 +554,9 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
     """A path that is no file, and a format nobody knows, are said so."""
     with pytest.raises(ConfigError, match=r"gone\.edf is not a file"):
         read(tmp_path / "gone.edf")
+    beyond_limits = tmp_path / ("x" * 300 + ".edf")
+    with pytest.raises(ConfigError, match=str(beyond_limits)):
+        read(beyond_limits)
     (tmp_path / "song.mp3").touch()
     with pytest.raises(ConfigError, match=r"recordings end in \.fif, \.edf"):
         read(tmp_path / "song.mp3")
