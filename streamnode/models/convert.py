@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -306,7 +307,7 @@ def _write(state: Mapping[str, Tensor], metadata: dict[str, str], out: Path) -> 
 
 
 def convert_once(source: Path, sha256: str, *, name: str, which: Which | None) -> Path:
-    """The converted form of a pickle that lies on this machine, made at the first call.
+    """The converted form of a pickle that lies on this machine, made at the first call, or anew once it is damaged.
 
     Args:
         source: the pickle.
@@ -317,13 +318,30 @@ def convert_once(source: Path, sha256: str, *, name: str, which: Which | None) -
     Raises:
         WeightsError: as `convert`.
     """
-    out = cache_folder() / f"{sha256}-{which or name}.safetensors"
-    if not out.is_file():
-        log.info("converting %s once, to %s", source, out)
-        _convert(source, out, name=name, which=which)
-    return out
+    folder, stem = cache_folder(), f"{sha256}-{which or name}"
+    with reaching(folder, WeightsError):
+        if kept := _find(folder, stem):
+            return kept
+        log.info("converting %s once, to %s", source, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as work:
+            made = _convert(source, Path(work, f"{stem}.safetensors"), name=name, which=which).path
+            return made.replace(folder / f"{stem}-{on_disk(made).sha256}.safetensors")
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    """The converted file of this name, if it still holds what was written."""
+    for path in folder.glob(f"{stem}-*.safetensors"):
+        if path.stem.rpartition("-")[2] == on_disk(path).sha256:
+            return path
+        log.warning("%s is damaged and is made anew", path)
+        path.unlink()
+    return None
 
 
 def cache_folder() -> Path:
-    """Where converted files are kept: `$STREAMNODE_CACHE`, or `~/.cache/streamnode`, and there `weights`."""
+    """Where converted files are kept: `$STREAMNODE_CACHE`, or `~/.cache/streamnode`, and there `weights`.
+
+    The name of each ends in its digest.
+    """
     return Path(os.environ.get("STREAMNODE_CACHE") or "~/.cache/streamnode").expanduser() / "weights"

@@ -341,10 +341,38 @@ def test_a_pickle_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.save(dino_original(eegdino.random_state(EEGDINO, 0)), source)
     sha256 = on_disk(source).sha256
     made = [convert_once(source, sha256, name="eegdino-custom", which=which) for which in ("student", "teacher")]
-    assert [path.name for path in made] == [f"{sha256}-student.safetensors", f"{sha256}-teacher.safetensors"]
-    assert made[0].parent == tmp_path / "cache" / "weights"
+    assert [path.name for path in made] == [
+        f"{sha256}-{which}-{on_disk(path).sha256}.safetensors"
+        for which, path in zip(("student", "teacher"), made, strict=True)
+    ]
+    assert {*(tmp_path / "cache" / "weights").iterdir()} == {*made}
     source.unlink()
     assert convert_once(source, sha256, name="eegdino-custom", which="student") == made[0]
+
+
+@pytest.mark.parametrize("damage", [lambda held: held[:-1] + b"!", lambda held: held[:-100]])
+def test_a_damaged_converted_file_is_made_anew(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    """A converted file in which a byte is another, or which is cut short, is never used, but converted once more."""
+    monkeypatch.setenv("STREAMNODE_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "dino.pt"
+    torch.save(dino_original(eegdino.random_state(EEGDINO, 0)), source)
+    sha256 = on_disk(source).sha256
+    made = convert_once(source, sha256, name="eegdino-custom", which="student")
+    whole = made.read_bytes()
+    made.write_bytes(damage(whole))
+    assert convert_once(source, sha256, name="eegdino-custom", which="student").read_bytes() == whole
+    assert f"{made} is damaged" in caplog.text
+
+
+def test_a_cache_that_cannot_be_is_named(tmp_path: Path, pickle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for converted files that is a file is refused by its path."""
+    monkeypatch.setenv("STREAMNODE_CACHE", str(pickle))
+    assert str(cache_folder()) in refusal(lambda: convert_once(pickle, "0" * 64, name="luna-custom", which=None))
 
 
 def test_converted_files_are_kept_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
