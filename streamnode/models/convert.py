@@ -269,7 +269,7 @@ def _convert(source: Path, out: Path, **wishes: Any) -> Converted:
         "variant": model.name.partition("-")[2],
         "form": reading.form,
         **({"which": reading.which} if reading.which else {}),
-        "source": source.name,
+        "source": source.name.encode(errors="replace").decode(),  # safetensors reads no JSON of undecodable bytes
         "sha256": on_disk(source).sha256,
         **model.family.metadata_of(reading.config),
     }

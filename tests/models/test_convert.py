@@ -328,6 +328,16 @@ def test_a_place_that_cannot_be_is_named(pickle: Path) -> None:
     assert f"{out} cannot be written" in refusal(lambda: convert(pickle, out))
 
 
+def test_a_source_whose_name_is_no_text_is_converted(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """Bytes of a name that nobody can decode are question marks in what the file says of itself, which can be read."""
+    source = tmp_path / os.fsdecode(b"l\xe8.ckpt")
+    torch.save(state, tmp_path / "luna.ckpt", _use_new_zipfile_serialization=False)
+    (tmp_path / "luna.ckpt").rename(source)
+    made = convert(source, tmp_path / "out.safetensors")
+    assert read_metadata(made.path) == dict(sorted(made.metadata.items()))
+    assert made.metadata["source"] == "l?.ckpt"
+
+
 def test_folders_are_made(pickle: Path, tmp_path: Path, state: dict[str, Tensor]) -> None:
     """The folder of the output need not be there."""
     made = convert(pickle, tmp_path / "new" / "folder" / "out.safetensors")
