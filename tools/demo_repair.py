@@ -35,7 +35,7 @@ from streamnode.bench import rig
 from streamnode.config import LslEegSinkConfig, NodeConfig
 from streamnode.errors import StreamnodeError
 from streamnode.models import catalog
-from streamnode.models.weights import cached_path
+from streamnode.models.hub import cached_path
 from streamnode.sinks.lsl import EegOutlet
 from streamnode.sources.pacing import paced
 from streamnode.sources.replay import Recording, read

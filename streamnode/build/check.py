@@ -16,7 +16,7 @@ from streamnode.config import (
 )
 from streamnode.errors import ContractError, WeightsError
 from streamnode.inference.reuse import stride_of
-from streamnode.models import catalog, weights
+from streamnode.models import catalog, hub
 from streamnode.models.catalog import LoadedModel
 from streamnode.montage import clean_name, coverage, make_montage
 from streamnode.sources.replay import read
@@ -71,7 +71,7 @@ def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -
 def _check_weights(model: ModelConfig) -> LoadedModel:
     """Load the weights if they are on disk. Raises `WeightsError` if they are not, or are wrong."""
     name = model_name(model)
-    if model.weights == "hub" and weights.cached_path(catalog.CATALOG[name].hub, model.revision) is None:
+    if model.weights == "hub" and hub.cached_path(catalog.CATALOG[name].hub, model.revision) is None:
         raise WeightsError(f"the weights of {name} are not on disk: run `streamnode weights pull {name}`")
     loaded = load_weights(model)
     if missing := [output for output in model.outputs if output not in loaded.model.available_outputs]:

@@ -13,10 +13,9 @@ import torch
 from streamnode.errors import ConfigError, WeightsError, reaching
 from streamnode.models.convert import convert_once
 from streamnode.models.family import FAMILIES, Family, Network, Reading, State, Which, recognise
+from streamnode.models.hub import HubFile, cached_path
 from streamnode.models.weights import (
-    HubFile,
     Resolved,
-    cached_path,
     fetch,
     is_pickle,
     load_strict,

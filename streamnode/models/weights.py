@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,33 +16,14 @@ from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx2
 import torch
-from huggingface_hub import (
-    HfFileMetadata,
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from streamnode.errors import ConfigError, WeightsError, reaching
+from streamnode.models.hub import COMMIT, HubFile, cached_path, located
 from streamnode.types import WeightsInfo
 
-log = logging.getLogger(__name__)
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICKLE_OR_ZIP = (b"\x80", b"PK\x03\x04")
 _HEADER = b"\0\0\0\0{"  # from the fifth byte on, of every safetensors file: its length, then JSON
@@ -68,18 +47,6 @@ _SMALL = 1 << 20  # bytes of a tensor that is copied, lest it keep a piece in me
 _SHOWN = 4  # keys named in an error, of each kind, where naming all helps nobody
 
 # ---- Where weights are -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file in a model repository of the Hugging Face Hub."""
-
-    repo: str
-    filename: str
-
-    def __str__(self) -> str:
-        """As `WeightsInfo.source` has it."""
-        return f"hub:{self.repo}/{self.filename}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +113,7 @@ def fetch(file: HubFile, *, revision: str = "main", sha256: str | None = None) -
     Raises:
         WeightsError: the file cannot be had, or has another digest.
     """
-    return _described(file, _located(file, revision), sha256)
+    return _described(file, located(file, revision), sha256)
 
 
 def stored(file: HubFile, *, revision: str = "main", sha256: str | None = None) -> Resolved | None:
@@ -162,16 +129,10 @@ def _described(file: HubFile, path: Path, sha256: str | None) -> Resolved:
     commit = path.parents[file.filename.count("/")].name
     info = WeightsInfo(
         source=str(file),
-        revision=commit if _COMMIT.fullmatch(commit) else "",
+        revision=commit if COMMIT.fullmatch(commit) else "",
         sha256=_checked_digest(blob, sha256 or published),
     )
     return Resolved(path, info)
-
-
-def cached_path(file: HubFile, revision: str = "main") -> Path | None:
-    """Where a file of the hub lies on this machine, if it does; never asks the network."""
-    path = try_to_load_from_cache(file.repo, file.filename, revision=revision)
-    return Path(path) if isinstance(path, str) else None
 
 
 def _checked_digest(path: Path, expected: str | None) -> str:
@@ -183,90 +144,6 @@ def _checked_digest(path: Path, expected: str | None) -> str:
             "delete it and get it again, or correct model.sha256"
         )
     return digest
-
-
-# ---- The hub ---------------------------------------------------------------------------------------------------------
-
-
-def _located(file: HubFile, revision: str) -> Path:
-    cached = cached_path(file, revision)
-    if cached is not None and _COMMIT.fullmatch(revision):
-        return cached
-    try:
-        return _download(file, revision)
-    except (RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-        raise WeightsError(_remedy(error, file, revision)) from error
-    # The Xet downloader, by which the hub serves large files, raises a bare RuntimeError when it fails.
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:
-        if cached is None:
-            raise WeightsError(_remedy(error, file, revision)) from error
-        log.warning("cannot ask %s about revision %s (%s): using %s", _endpoint(), revision, _reason(error), cached)
-        return cached
-
-
-def _download(file: HubFile, revision: str) -> Path:
-    # The metadata first: hf_hub_download would go on for half a minute about a hub that does not answer.
-    url = hf_hub_url(file.repo, file.filename, revision=revision, endpoint=_endpoint())
-    _check_room(file, get_hf_file_metadata(url))
-    return Path(hf_hub_download(file.repo, file.filename, revision=revision, endpoint=_endpoint()))
-
-
-def _check_room(file: HubFile, metadata: HfFileMetadata) -> None:
-    if metadata.size is None or (_cache_folder(file) / "blobs" / str(metadata.etag)).exists():
-        return
-    cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
-    if free < metadata.size:
-        raise WeightsError(
-            f"{file.filename} needs {metadata.size / 1e6:.0f} MB where {cache} has {free / 1e6:.0f} MB free: "
-            "make room, or set HF_HUB_CACHE to a folder on another disk"
-        )
-
-
-def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-
-
-def _cache_folder(file: HubFile) -> Path:
-    return Path(constants.HF_HUB_CACHE, f"models--{file.repo.replace('/', '--')}")
-
-
-def _remedy(error: Exception, file: HubFile, revision: str) -> str:
-    page, cache = f"{_endpoint()}/{file.repo}", constants.HF_HUB_CACHE
-    match error:
-        case RevisionNotFoundError():
-            remedy = f"{page} has no revision {revision!r}: set model.revision to one of its branches, tags or commits"
-        case RemoteEntryNotFoundError():
-            remedy = f"{page} has no {file.filename} at revision {revision!r}: set model.revision to one that has it"
-        case GatedRepoError():
-            remedy = f"{page} is gated: accept its terms there, then set HF_TOKEN to a token of your account"
-        case RepositoryNotFoundError():
-            remedy = (
-                f"{page} does not exist or is private: correct HF_ENDPOINT, or set HF_TOKEN to a token that opens it"
-            )
-        case HfHubHTTPError(response=response) if response.status_code in {401, 403}:
-            remedy = f"{page} refuses your token (HTTP {response.status_code}): renew HF_TOKEN, or unset it"
-        case OSError(errno=int(), strerror=str(why)):
-            remedy = f"{file.filename} cannot be saved in {cache} ({why}): set HF_HUB_CACHE to a folder that has room"
-        case RuntimeError():
-            remedy = f"{page} cannot be downloaded by Xet ({_reason(error)}): set HF_HUB_DISABLE_XET=1 to do without"
-        case _:
-            place = _cache_folder(file) / "snapshots" / revision / file.filename
-            remedy = (
-                f"{_endpoint()} cannot be reached ({_reason(error)}) and {file.filename} is not on this machine: "
-                f"copy it to {place}, or set model.weights to its path"
-            )
-    return remedy
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set"
-        case HfHubHTTPError(response=response):
-            return f"HTTP {response.status_code}"
-        case _:
-            return str(error).partition("\n")[0] or type(error).__name__
 
 
 # ---- From a file into a network --------------------------------------------------------------------------------------

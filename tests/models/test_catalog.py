@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from streamnode.errors import ConfigError, WeightsError
 from streamnode.models import catalog, eegdino, eegpt
+from streamnode.models.hub import HubFile
 from streamnode.models.luna import VARIANTS, LunaConfig, random_state
-from streamnode.models.weights import HubFile
 from tests.hub_server import Hub, serve, use_hub
 from tests.models.forms import EEGDINO, EEGPT, dino_braindecode, dino_original
 

@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from streamnode.errors import ConfigError, WeightsError
+from streamnode.models.hub import HubFile, cached_path
 from streamnode.models.luna import LUNA, LunaConfig, random_state, rename_keys
 from streamnode.models.weights import (
-    HubFile,
-    cached_path,
     fetch,
     is_pickle,
     load_strict,
@@ -167,7 +166,8 @@ def test_offline_mode_asks_nobody(hub: Hub) -> None:
     online = fetch(FILE)
     hub.requests.clear()
     program = (
-        "import json, sys; from streamnode.errors import WeightsError; from streamnode.models.weights import *\n"
+        "import json; from streamnode.errors import WeightsError\n"
+        "from streamnode.models.hub import HubFile; from streamnode.models.weights import fetch\n"
         "try: fetch(HubFile('lab/model', 'other'))\n"
         "except WeightsError as error: sentence = str(error)\n"
         "print(json.dumps([str(fetch(HubFile('lab/model', 'weights.safetensors')).path), sentence]))"
