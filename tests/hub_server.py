@@ -46,6 +46,7 @@ class Hub:
         gated: repositories that are shown to nobody without a token.
         token: the one that is valid; any other is refused, even for public files.
         down: answer everything with 503.
+        closed: answer everything with 403, and say no more.
         xet: offer downloads by the Xet protocol, and then refuse its token.
         cut_after: break the next download off after so many bytes, once.
         claimed_size: the size to announce instead of the true one.
@@ -60,6 +61,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     token: str = "hf_valid"  # noqa: S105  (opens nothing)
     down: bool = False
+    closed: bool = False
     xet: bool = False
     cut_after: int | None = None
     claimed_size: int | None = None
@@ -136,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
         authorization = self.headers.get("Authorization")
         if self.hub.down:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+        elif self.hub.closed:
+            self._refuse(HTTPStatus.FORBIDDEN)
         elif self.path == "/xet/token":
             self._send_xet_token()
         elif self.path.startswith("/xet/"):

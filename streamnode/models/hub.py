@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from huggingface_hub import (
     HfFileMetadata,
     constants,
     get_hf_file_metadata,
+    get_token,
     hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
@@ -32,6 +34,7 @@ from streamnode.errors import WeightsError
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+_USER = re.compile(r"(?<=://)[^/\s]*@")  # and password, in an address
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ def located(file: HubFile, revision: str = "main") -> Path:
         raise WeightsError(_remedy(error, file, revision)) from error
     # The Xet downloader, by which the hub serves large files, raises a bare RuntimeError when it fails.
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:
-        if cached is None:
+        if cached is None or _lacks_room(error):  # which the hub's file needs only where it is another than ours
             raise WeightsError(_remedy(error, file, revision)) from error
-        log.warning("cannot ask %s about revision %s (%s): using %s", _endpoint(), revision, _reason(error), cached)
+        log.warning("cannot ask %s about revision %s (%s): using %s", _shown(), revision, _reason(error), cached)
         return cached
 
 
@@ -96,12 +99,22 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
+def _shown() -> str:
+    """The hub as messages name it, without user and password."""
+    return _USER.sub("", _endpoint())
+
+
+def _lacks_room(error: Exception) -> bool:
+    """Whether a download failed since a disk or a quota is full; Xet says so in its own words, around the system's."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
 def _cache_folder(file: HubFile) -> Path:
     return Path(constants.HF_HUB_CACHE, f"models--{file.repo.replace('/', '--')}")
 
 
 def _remedy(error: Exception, file: HubFile, revision: str) -> str:
-    page, cache = f"{_endpoint()}/{file.repo}", constants.HF_HUB_CACHE
+    page, cache = f"{_shown()}/{file.repo}", constants.HF_HUB_CACHE
     match error:
         case RevisionNotFoundError():
             remedy = f"{page} has no revision {revision!r}: set model.revision to one of its branches, tags or commits"
@@ -113,16 +126,23 @@ def _remedy(error: Exception, file: HubFile, revision: str) -> str:
             remedy = (
                 f"{page} does not exist or is private: correct HF_ENDPOINT, or set HF_TOKEN to a token that opens it"
             )
-        case HfHubHTTPError(response=response) if response.status_code in {401, 403}:
+        case HfHubHTTPError(response=response) if response.status_code in {401, 403} and get_token():
             remedy = f"{page} refuses your token (HTTP {response.status_code}): renew HF_TOKEN, or unset it"
+        case HfHubHTTPError(response=response) if response.status_code in {401, 403}:
+            remedy = (
+                f"{page} refuses access (HTTP {response.status_code}): set HF_TOKEN to a token that opens it, or have "
+                "it let through by the proxy or firewall of this network"
+            )
         case OSError(errno=int(), strerror=str(why)):
             remedy = f"{file.filename} cannot be saved in {cache} ({why}): set HF_HUB_CACHE to a folder that has room"
+        case RuntimeError() if _lacks_room(error):
+            remedy = f"{file.filename} cannot be saved in {cache}, which is full: set HF_HUB_CACHE to one that has room"
         case RuntimeError():
             remedy = f"{page} cannot be downloaded by Xet ({_reason(error)}): set HF_HUB_DISABLE_XET=1 to do without"
         case _:
             place = _cache_folder(file) / "snapshots" / revision / file.filename
             remedy = (
-                f"{_endpoint()} cannot be reached ({_reason(error)}) and {file.filename} is not on this machine: "
+                f"{_shown()} cannot be reached ({_reason(error)}) and {file.filename} is not on this machine: "
                 f"copy it to {place}, or set model.weights to its path"
             )
     return remedy
@@ -135,4 +155,4 @@ def _reason(error: Exception) -> str:
         case HfHubHTTPError(response=response):
             return f"HTTP {response.status_code}"
         case _:
-            return str(error).partition("\n")[0] or type(error).__name__
+            return _USER.sub("", str(error).partition("\n")[0]) or type(error).__name__

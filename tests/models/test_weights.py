@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -261,6 +262,58 @@ def test_a_token_is_never_shown(
     assert {request.authorization for request in hub.requests} == {"Bearer hf_expired"}
     assert "refuses your token (HTTP 401)" in sentence
     assert "hf_expired" not in sentence + caplog.text + "".join(capfd.readouterr())
+
+
+def test_without_a_token_none_is_said_to_be_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where access is refused and nobody gave a token, the remedies are to give one, or to look what is in between."""
+    hub.closed = True
+    sentence = refusal(lambda: fetch(FILE))
+    assert "refuses access (HTTP 403): set HF_TOKEN" in sentence
+    assert "proxy" in sentence
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    assert "refuses your token (HTTP 403): renew HF_TOKEN" in refusal(lambda: fetch(FILE))
+
+
+@pytest.mark.parametrize("password", ["s3cret", "s3cret@home", "s3cret:"])
+def test_a_password_is_never_shown(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path, caplog: pytest.LogCaptureFixture, password: str
+) -> None:
+    """Of an HF_ENDPOINT with user and password, messages and warnings name the host alone."""
+    hub.publish(FILE.repo, FILE.filename, CONTENTS)
+    fetch(FILE)
+    use_hub(monkeypatch, hub.url.replace("://", f"://bob:{password}@"), cache)
+    sentences = [refusal(lambda: fetch(HubFile("lab/other", "x")))]
+    hub.down = True
+    sentences.append(refusal(lambda: fetch(HubFile("lab/other", "x"))))
+    assert all(hub.url in sentence for sentence in sentences)
+    fetch(FILE)
+    assert f"cannot ask {hub.url} about" in caplog.text
+    assert not any(word in " ".join(sentences) + caplog.text for word in ("s3cret", "bob"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError(f"Data processing error: I/O error: {os.strerror(errno.ENOSPC)} (os error {errno.ENOSPC})"),
+    ],
+)
+def test_a_full_disk_does_not_bring_back_the_older_file(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path, error: Exception
+) -> None:
+    """When the hub's new file cannot be saved for want of room, the one before it is not used in its place."""
+    hub.publish(FILE.repo, FILE.filename, b"old")
+    fetch(FILE)
+    hub.publish(FILE.repo, FILE.filename, CONTENTS)
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("streamnode.models.hub.hf_hub_download", full)
+    sentence = refusal(lambda: fetch(FILE))
+    assert f"{FILE.filename} cannot be saved in {cache}" in sentence
+    assert "set HF_HUB_CACHE to" in sentence
 
 
 def test_a_file_larger_than_the_disk_is_not_begun(hub: Hub, cache: Path) -> None:
