@@ -5,6 +5,8 @@ Nothing here needs weights or runs a network; it asks the same tables by which o
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,10 @@ _PLACES: Mapping[str, tuple[Sequence[str], Mapping[str, str]]] = {
     "eegpt": (eegpt.VOCABULARY, eegpt.ALIASES),
 }
 """The names that a family knows, and what it reads as one of them. The others go by position and take any name."""
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_. ][A-Za-z0-9]+)*")
+_NOT_TEXT = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+"""Words that YAML, or its older version, reads as something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,8 @@ class Fit:
                 f"it can use too few channels ({usable}): correct names or positions, or take another model",
             )
         if len(self.used) < self.n_chans:
-            return (*remedies, f"leave out what it cannot take by signal: {{picks: [{', '.join(self.used)}]}}")
+            picks = ", ".join(map(_as_yaml, self.used))
+            return (*remedies, f"leave out what it cannot take by signal: {{picks: [{picks}]}}")
         return remedies
 
 
@@ -105,6 +112,13 @@ def _fit(info: StreamInfo, family: Family) -> Fit:
         rate=_rate(info, family),
         notes=_notes(spec.name, used),
     )
+
+
+def _as_yaml(name: str) -> str:
+    """A name as it is written in a list of YAML: in quotes, unless every reader takes it for itself without."""
+    if _PLAIN.fullmatch(name) and name.lower() not in _NOT_TEXT:
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
 
 
 def _rate(info: StreamInfo, family: Family) -> str:

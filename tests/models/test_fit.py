@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from streamnode.errors import ContractError
 from streamnode.models import eegdino, eegpt
@@ -25,6 +27,29 @@ MIXED = (
     "CP1", "P7", "Pz", "POz", "O1", "Iz", "A1", "chin", "EOG", "Fp1-F7",
 )
 # fmt: on
+AWKWARD = (
+    "1",
+    "1e3",
+    "?A",
+    "2026-11-22",
+    "yes",
+    "null",
+    "true",
+    "~",
+    "x: y",
+    "#3",
+    "a #b",
+    "[C3]",
+    "{Cz}",
+    "a,b",
+    '"q"',
+    "'q",
+    " ",
+    "-",
+    "é",
+    "T7-A1",
+)
+CHARACTERS = st.characters(max_codepoint=0x24F)
 
 
 def stream(ch_names: Sequence[str], sfreq: float = 512.0) -> StreamInfo:
@@ -74,6 +99,20 @@ def test_what_is_to_be_picked_is_what_the_models_take(ch_names: list[str], n_cha
         for other in {*info.ch_names}.difference(one.used):
             with pytest.raises(ContractError):
                 takes(one.model, info, (*one.used, other))
+
+
+@given(st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(CHARACTERS)), min_size=1, max_size=40, unique=True))
+def test_what_is_to_be_pasted_is_read_as_it_was_meant(ch_names: list[str]) -> None:
+    """Names that YAML would take for something else, such as a number, stand in quotes."""
+    names = ("Cz", *ch_names)
+    line = fit_of_some(names).remedies[0].removeprefix("leave out what it cannot take by signal: ")
+    assert "\n" not in line
+    assert YAML(typ="safe", pure=True).load(line) == {"picks": list(names)}
+
+
+def fit_of_some(used: tuple[str, ...]) -> Fit:
+    """As if a model had taken these channels of more."""
+    return replace(fits(["Cz"])["luna"], used=used, n_chans=len(used) + 1)
 
 
 def takes(model: str, info: StreamInfo, picks: Sequence[str]) -> None:
