@@ -32,10 +32,10 @@ from streamnode.signal.timebase import TimeBase
 from streamnode.sources.columns import EEG_SFREQ, Column, in_metres, to_microvolts
 from streamnode.sources.lsl_info import eeg_columns
 from streamnode.sources.lsl_poll import UNPACK_S, Pulled, Readers, Tap, local_clock, tell
-from streamnode.sources.lsl_resolve import LslQuery, Sighting, resolve, streams_in_sight
+from streamnode.sources.lsl_resolve import LslQuery, Sighting, connect, streams_in_sight
 from streamnode.types import Chunk, Float32Array, StreamInfo
 
-__all__ = ["Fill", "LslQuery", "LslSource", "Sighting", "local_clock", "resolve", "streams_in_sight"]
+__all__ = ["Fill", "LslQuery", "LslSource", "Sighting", "connect", "local_clock", "streams_in_sight"]
 
 Fill = Literal["hold", "interpolate"]
 
@@ -143,7 +143,7 @@ def _open(found: pylsl.StreamInfo, label: str, cap: str | None, first_run: int, 
         full = inlet.info(_OPEN_S)
         inlet.open_stream(_OPEN_S)
     except RuntimeError as error:  # the base of all that pylsl raises
-        raise StreamLost(f"LSL stream {seen.name!r} answered but could not be opened, try again: {error}") from error
+        raise StreamLost(f"LSL stream {seen.name!r} answered but could not be opened ({error}): restart it") from error
     columns = eeg_columns(full)
     labels = [c.label for c in columns]
     montage = make_montage(labels, in_metres(np.array([c.position for c in columns])), cap)
@@ -191,7 +191,7 @@ class LslSource:
 
     Args:
         query: which stream.
-        timeout_s: how long to look for it; None waits for ever.
+        timeout_s: how long to look for it, until it is open; None waits for ever.
         metrics: instruments of the node.
         cap: whose electrode names the stream uses, one of `streamnode.montage.CAPS`; None reads 10-20 names.
         label: what to call the stream; its LSL name if None.
@@ -246,10 +246,10 @@ class LslSource:
         return self._stream.info
 
     async def __aenter__(self) -> Self:
-        found = await resolve(self._query, self._timeout_s)
-        self._entered = stream = await asyncio.to_thread(
-            _open, found, self._label, self._cap, self._first_run, self._max_missing_s
+        opened = partial(
+            _open, label=self._label, cap=self._cap, first_run=self._first_run, max_missing_s=self._max_missing_s
         )
+        self._entered = stream = await connect(self._query, self._timeout_s, opened)
         self._label = stream.info.name
         self._received = self._metrics.samples.labels(self._label)
         self._metrics.connected.labels(self._label).set(1)

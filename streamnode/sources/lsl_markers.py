@@ -12,7 +12,7 @@ import numpy as np
 import pylsl
 
 from streamnode.errors import StreamLost
-from streamnode.sources.lsl import PROBE_S, LslQuery, local_clock, probe, resolve
+from streamnode.sources.lsl import PROBE_S, LslQuery, connect, local_clock, probe
 from streamnode.types import Marker
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class LslMarkers:
 
     Args:
         query: which stream.
-        timeout_s: how long to look for it; None looks for ever.
+        timeout_s: how long to look for it, until it is open; None looks for ever.
     """
 
     def __init__(self, query: LslQuery, *, timeout_s: float | None = None) -> None:
@@ -39,23 +39,14 @@ class LslMarkers:
         """Find the stream and connect.
 
         Raises:
-            StreamLost: it is not there, or went away meanwhile.
+            StreamLost: it was not there in time, or went away whenever it was.
             ConfigError: several streams match.
         """
-        info = await resolve(self._query, self._timeout_s)
-        self.name: str = info.name()
-        self._inlet = pylsl.StreamInlet(info, recover=False, as_numpy=True)  # or text that is no UTF-8 would be lost
-        await asyncio.to_thread(self._open)
+        self._inlet, self.name = await connect(self._query, self._timeout_s, _open)
         await asyncio.to_thread(self._ask_clock)  # meanwhile LSL keeps the markers
         threading.Thread(target=self._track_clock, name="lsl clock", daemon=True).start()
         log.info("markers from stream %s", self.name)
         return self
-
-    def _open(self) -> None:
-        try:
-            self._inlet.open_stream(timeout=_OPEN_S)
-        except RuntimeError as error:  # the base of all that pylsl raises
-            raise StreamLost(f"stream {self.name} of markers went away while connecting: restart its source") from error
 
     def _track_clock(self) -> None:
         """Clock thread: a probe that is not answered blocks for seconds, which must hold up no marker."""
@@ -99,6 +90,17 @@ class LslMarkers:
             self._told_foreign = True
             log.warning("stamps of stream %s are not of LSL's clock: markers count from when they arrive", self.name)
         return t_arrived
+
+
+def _open(found: pylsl.StreamInfo) -> tuple[pylsl.StreamInlet, str]:
+    """Subscribe to a stream; returns its name, too. Blocks. Raises `StreamLost`."""
+    name: str = found.name()
+    inlet = pylsl.StreamInlet(found, recover=False, as_numpy=True)  # or text that is no UTF-8 would be lost
+    try:
+        inlet.open_stream(timeout=_OPEN_S)
+    except RuntimeError as error:  # the base of all that pylsl raises
+        raise StreamLost(f"stream {name} of markers went away while connecting: restart its source") from error
+    return inlet, name
 
 
 def _label(value: bytes | np.generic) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pylsl
 
 from streamnode.errors import ConfigError, StreamLost
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -100,17 +104,54 @@ def streams_in_sight(wait_s: float = 1.0) -> list[Sighting]:
     return sorted(map(Sighting.of, pylsl.resolve_streams(wait_s)), key=lambda s: (s.name, s.source_id))
 
 
-async def resolve(query: LslQuery, timeout_s: float | None) -> pylsl.StreamInfo:
-    """Wait for the one stream that matches. Raises `StreamLost` after `timeout_s`, `ConfigError` if several match."""
+async def connect(query: LslQuery, timeout_s: float | None, opened: Callable[[pylsl.StreamInfo], T]) -> T:
+    """Find the one stream that matches and open it; if it goes away in between, find it again.
+
+    Args:
+        query: which stream.
+        timeout_s: how long to try; None tries for ever.
+        opened: makes of the stream what is returned. Blocks. Raises `StreamLost` if the stream has gone.
+
+    Raises:
+        StreamLost: no stream matched in time, or none that did could be opened.
+        ConfigError: several match.
+    """
+    started, warned = pylsl.local_clock(), False
+    while True:
+        found = await resolve(query, timeout_s, since=started)  # which takes long enough to be the pause
+        try:
+            return await asyncio.to_thread(opened, found)
+        except StreamLost as lost:
+            if timeout_s is not None and pylsl.local_clock() - started >= timeout_s:
+                raise
+            if not warned:
+                log.warning("%s; looking for it again", lost)
+            warned = True
+
+
+async def resolve(query: LslQuery, timeout_s: float | None, *, since: float | None = None) -> pylsl.StreamInfo:
+    """Wait for the one stream that matches.
+
+    Args:
+        query: which stream.
+        timeout_s: how long to look; None looks for ever.
+        since: LSL time from which `timeout_s` counts; None counts from now.
+
+    Raises:
+        StreamLost: none matched in time.
+        ConfigError: several match.
+    """
     matching = pylsl.ContinuousResolver(pred=query.xpath)
     everything = pylsl.ContinuousResolver()
     started, report_s, pause_s = pylsl.local_clock(), 1.0, 1.0
+    deadline = None if timeout_s is None else (started if since is None else since) + timeout_s
     while True:
         await asyncio.sleep(_LOOK_S)
-        found, waited_s = matching.results(), pylsl.local_clock() - started
+        found, now = matching.results(), pylsl.local_clock()
+        waited_s = now - started
         if found and waited_s >= _RIVALS_S:
             return _only_one(found)
-        if timeout_s is not None and waited_s >= max(timeout_s, _RIVALS_S):
+        if deadline is not None and now >= deadline and waited_s >= _RIVALS_S:
             raise StreamLost(
                 f"no LSL stream matched {query.xpath} within {timeout_s:g} s ({_in_sight(everything)}): "
                 "start the source, or correct what the configuration asks for"

@@ -3,14 +3,18 @@
 import asyncio
 import logging
 import time
+from typing import Any
 
 import pylsl
 import pytest
 
 from streamnode.errors import ConfigError, StreamLost
+from streamnode.metrics import Metrics
 from streamnode.montage import make_montage
 from streamnode.sinks.lsl import EegOutlet
-from streamnode.sources.lsl_resolve import LslQuery, Sighting, resolve, streams_in_sight
+from streamnode.sources.lsl import LslSource
+from streamnode.sources.lsl_markers import LslMarkers
+from streamnode.sources.lsl_resolve import LslQuery, Sighting, connect, resolve, streams_in_sight
 from streamnode.types import StreamInfo
 
 
@@ -85,3 +89,44 @@ async def test_stream_that_comes_later_is_found() -> None:
     with outlet("later"):
         async with asyncio.timeout(10):
             assert (await resolving).name() == "later"
+
+
+@pytest.mark.parametrize("stype", ["EEG", "Markers"])
+async def test_stream_that_goes_before_it_is_open_is_looked_for_again(
+    stype: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device that is seen and gone before it can be opened is waited for like one never seen, with one warning."""
+    name = f"fleeting {stype}"
+    described = pylsl.StreamInfo(name, stype, 1, 250.0, source_id=name)
+    described.set_channel_labels(["Cz"])
+    outlets, opened, inlet_of = [pylsl.StreamOutlet(described)], list[str](), pylsl.StreamInlet
+
+    def inlet(found: pylsl.StreamInfo, **options: Any) -> pylsl.StreamInlet:
+        if not opened:
+            outlets.pop()  # which closes it
+            outlets.append(pylsl.StreamOutlet(described))
+        opened.append(found.uid())
+        return inlet_of(found, **options)
+
+    monkeypatch.setattr(pylsl, "StreamInlet", inlet)
+    query = LslQuery(name=name)
+    source = LslMarkers(query) if stype == "Markers" else LslSource(query, timeout_s=None, metrics=Metrics())
+    async with asyncio.timeout(20), source:
+        assert opened == [opened[0], outlets[0].get_info().uid()]
+    assert caplog.text.count("looking for it again") == 1
+
+
+async def test_stream_that_cannot_be_opened_in_time_is_lost() -> None:
+    """The time limit is one for all attempts, and what is raised tells of the last."""
+    tried = list[float]()
+
+    def refused(_: pylsl.StreamInfo) -> None:
+        tried.append(time.monotonic())
+        raise StreamLost(f"attempt {len(tried)}")
+
+    began = time.monotonic()
+    with outlet("closed"), pytest.raises(StreamLost, match="attempt") as lost:
+        await connect(LslQuery(name="closed"), 2.0, refused)
+    assert str(lost.value) == f"attempt {len(tried)}"
+    assert len(tried) > 1
+    assert tried[-1] - began >= 2.0
