@@ -201,6 +201,7 @@ def test_pulled_weights_are_found_by_models(tmp_path: Path) -> None:
         pulled = run("weights", "pull", "luna-base", env=env)
     assert pulled.returncode == 0, pulled.stderr
     assert "sha256" in pulled.stdout
+    assert hub.url not in pulled.stderr  # nor any address, for those of downloads may be signed
     rows = json.loads(run("models", "--json", env=env).stdout)
     on_disk = {row["name"]: row["path"] for row in rows}
     assert str(on_disk["luna-base"]).startswith(str(tmp_path / "hf"))

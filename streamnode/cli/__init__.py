@@ -64,5 +64,5 @@ def _options(
     )
     logging.getLogger("streamnode").setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.getLogger("mqtt").setLevel(logging.CRITICAL)  # aiomqtt repeats what the sink says better
-    for chatty in ("httpx", "httpcore", "uvicorn"):
+    for chatty in ("httpx2", "httpcore2", "httpx", "httpcore", "uvicorn"):  # addresses of downloads may be signed
         logging.getLogger(chatty).setLevel(logging.WARNING)
