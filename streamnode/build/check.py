@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
-from streamnode.build.ends import synthetic_eeg
+from streamnode.build.ends import build_sinks, synthetic_eeg
 from streamnode.build.session import load_weights, model_name, pairs_of, patch_reuse, signal_path
 from streamnode.config import (
     ModelConfig,
-    MqttSinkConfig,
     NodeConfig,
     ReplaySourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
 )
-from streamnode.errors import ContractError, WeightsError
+from streamnode.errors import ConfigError, ContractError, WeightsError
+from streamnode.inference.engine import find_device
+from streamnode.inference.precision import refuse_unless_possible
 from streamnode.inference.reuse import stride_of
+from streamnode.metrics import Metrics
 from streamnode.models import catalog, hub
 from streamnode.models.catalog import LoadedModel
 from streamnode.montage import clean_name, coverage, make_montage
@@ -44,9 +47,10 @@ def check(config: NodeConfig) -> Iterator[str]:
         else:
             path = signal_path(config, spec, info)
             yield f"{what}: {coverage(path.info.montage)}; signal: {' -> '.join(path.describe())}"
-    for sink in config.sinks:
-        if isinstance(sink, MqttSinkConfig) and sink.password is not None:
-            sink.password.resolve()
+        build_sinks(config, source.label if config.sources else None, Metrics())
+    if config.node.http is not None:
+        _refuse_absent_address(config.node.http)
+    refuse_unless_possible(config.model.precision, find_device(config.model.device))
     loaded = _check_weights(config.model)
     yield f"model: {loaded.name} from {loaded.info.source}" + (" (untrained)" if loaded.info.untrained else "")
     if reuse := patch_reuse(config, spec, stride_of(loaded.model))[1]:
@@ -66,6 +70,19 @@ def declared_stream(config: NodeConfig, source: SourceConfig, spec: ModelSpec) -
     if names is None:
         return None
     return StreamInfo("declared", "", "EEG", spec.sfreq, make_montage(names))
+
+
+def _refuse_absent_address(http: str) -> None:
+    """Raise `ConfigError` unless the address is one of this machine; its port may be taken, by the node itself."""
+    host = http.rpartition(":")[0].strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as any_port:
+            any_port.bind((host, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"node.http cannot listen on {http} ({error.strerror or error}): "
+            "give an address of this machine, or null for no status page"
+        ) from error
 
 
 def _check_weights(model: ModelConfig) -> LoadedModel:
