@@ -133,7 +133,7 @@ nood: {name: x}
 """
     assert problems(file, text) == [
         "3:3: source.timeout: unknown key, did you mean 'timeout_s'?",
-        "5:3: epoch.hop_s: should be a number greater than 0, got 'abc'",
+        "5:3: epoch.hop_s: should be a number greater than 0 and at most 3600, got 'abc'",
         "6:3: epoch.hop_s: duplicate key, first on line 5",
         f"9:24: model.outputs.1: should be {OUTPUTS}, got 'embeding'",
         "11:5: sinks.0.url: missing; should be mqtt://host:port, or mqtts://host:port for TLS",
@@ -152,11 +152,17 @@ nood: {name: x}
         ("node: {zzz: x}", "1:8: node.zzz: unknown key; known here: name, http"),
         ("node: {1: x}", "1:8: node.1: unknown key; known here: name, http"),
         ("node:", "1:1: node: should be a block of keys, got nothing"),
-        ("epoch: {hop_s: 0}", "1:9: epoch.hop_s: should be a number greater than 0, got 0"),
-        ("epoch: {hop_s: true}", "1:9: epoch.hop_s: should be a number greater than 0, got true"),
-        ("epoch: {hop_s: '1'}", "1:9: epoch.hop_s: should be a number greater than 0, got '1'"),
-        ("epoch: {duration_s: .nan}", "1:9: epoch.duration_s: should be a number greater than 0, got nan"),
-        ("epoch: {duration_s: }", "1:9: epoch.duration_s: should be a number greater than 0, got nothing"),
+        ("epoch: {hop_s: 0}", "1:9: epoch.hop_s: should be a number greater than 0 and at most 3600, got 0"),
+        ("epoch: {hop_s: true}", "1:9: epoch.hop_s: should be a number greater than 0 and at most 3600, got true"),
+        ("epoch: {hop_s: '1'}", "1:9: epoch.hop_s: should be a number greater than 0 and at most 3600, got '1'"),
+        (
+            "epoch: {duration_s: .nan}",
+            "1:9: epoch.duration_s: should be a number greater than 0 and at most 3600, got nan",
+        ),
+        (
+            "epoch: {duration_s: }",
+            "1:9: epoch.duration_s: should be a number greater than 0 and at most 3600, got nothing",
+        ),
         ("epoch: {policy: newest}", "1:9: epoch.policy: should be 'latest' or 'all', got 'newest'"),
         (
             "signal: {mode: windw}",
@@ -223,7 +229,10 @@ def test_wrong_options(file: Path, line: str, expected: str) -> None:
             "1:33: source.speed: should be a number greater than 0 or 'max', got 'fast'",
         ),
         ("{kind: replay, file: a, loop: yes}", "1:33: source.loop: should be true or false, got 'yes'"),
-        ("{kind: synthetic, sfreq: 30}", "1:27: source.sfreq: should be a number greater than 30, got 30"),
+        (
+            "{kind: synthetic, sfreq: 30}",
+            "1:27: source.sfreq: should be a number greater than 30 and at most 100000, got 30",
+        ),
         (
             "{kind: synthetic, n_chans: 65}",
             "1:27: source.n_chans: should be a whole number of at least 1 and at most 64, got 65",
@@ -232,7 +241,10 @@ def test_wrong_options(file: Path, line: str, expected: str) -> None:
             "{kind: synthetic, n_chans: 1, ch_names: [Cz]}",
             "1:27: source.n_chans: ch_names already says how many; give one or the other",
         ),
-        ("{kind: synthetic, seed: 1.5}", "1:27: source.seed: should be a whole number of at least 0, got 1.5"),
+        (
+            "{kind: synthetic, seed: 1.5}",
+            "1:27: source.seed: should be a whole number of at least 0 and at most 9007199254740991, got 1.5",
+        ),
     ],
 )
 def test_wrong_sources(file: Path, source: str, expected: str) -> None:
@@ -252,7 +264,10 @@ def test_wrong_sources(file: Path, source: str, expected: str) -> None:
         ),
         ("{kind: luna, sha256: abc}", "1:21: model.sha256: should be 64 lowercase hexadecimal digits, got 'abc'"),
         ("{kind: luna, device: gpu}", "1:21: model.device: should be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("{kind: luna, threads: 0}", "1:21: model.threads: should be a whole number of at least 1 or 'auto', got 0"),
+        (
+            "{kind: luna, threads: 0}",
+            "1:21: model.threads: should be a whole number of at least 1 and at most 1024 or 'auto', got 0",
+        ),
         (
             "{kind: luna, outputs: []}",
             f"1:21: model.outputs: should be a non-empty list, each item {OUTPUTS}, got an empty list",
@@ -357,6 +372,7 @@ def test_sinks_in_conflict_are_all_told(file: Path) -> None:
         ),
         ("a: 1\n---\n", "2:1: not valid YAML: expected a single document in the stream, but found another document"),
         ("a: \x01", " not valid YAML: unacceptable character #x0001: special characters are not allowed"),
+        ("a: !!set {b, c}", "1:4: not valid YAML: a list or a block of keys has a tag: leave it out"),
         ("a: 2024-13-01", " not valid YAML: month must be in 1..12"),
     ],
 )
@@ -546,6 +562,29 @@ def test_schema_is_a_copy() -> None:
 def test_several_sources_are_told_apart(file: Path, sources: str, expected: str) -> None:
     """Either one source, or several with a label each."""
     assert problems(file, f"{sources}\n{MODEL}{SINKS}") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [
+        ("epoch: {duration_s: 1.0e+12}", "epoch.duration_s", "greater than 0 and at most 3600"),
+        ("epoch: {hop_s: 1.0e+12}", "epoch.hop_s", "greater than 0 and at most 3600"),
+        ("epoch: {markers: {tmax_s: .inf}}", "epoch.markers.tmax_s", "of at least -1800 and at most 1800"),
+        (
+            "epoch: {markers: {tmin_s: -1.0e+12, tmax_s: 1}}",
+            "epoch.markers.tmin_s",
+            "of at least -1800 and at most 1800",
+        ),
+        ("signal: {mode: window, margin_s: 1.0e+12}", "signal.margin_s", "greater than 0 and at most 3600"),
+        ("signal: {mode: lookahead, lookahead_s: 1.0e+12}", "signal.lookahead_s", "greater than 0 and at most 3600"),
+        ("signal: {l_freq: 1.0e-300}", "signal.l_freq", "of at least 0.001 and at most 100000"),
+        ("signal: {notch_hz: 1.0e-5}", "signal.notch_hz", "of at least 10 and at most 1000 or 'auto'"),
+    ],
+)
+def test_numbers_that_no_machine_can_take(file: Path, line: str, key: str, words: str) -> None:
+    """A number beyond all sense is refused at its key, before memory is reserved or a filter designed for it."""
+    (problem,) = problems(file, f"{line}\n" + SOURCE + MODEL + SINKS)
+    assert f" {key}: should be a number {words}, got " in problem
 
 
 def test_epoch_around_markers_may_be_given_by_its_ends(file: Path) -> None:

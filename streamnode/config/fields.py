@@ -53,7 +53,19 @@ def refusal(*problems: tuple[Keys, str]) -> ValidationError:
     return ValidationError.from_exception_data("configuration", lines)
 
 
+FURTHEST_S = 1800
+"""From a marker to an end of its epoch, either way."""
 Positive = Annotated[float, Field(gt=0)]
+Span = Annotated[float, Field(gt=0, le=2 * FURTHEST_S)]
+"""A length of signal, seconds, all of which may be held at once."""
+Offset = Annotated[float, Field(ge=-FURTHEST_S, le=FURTHEST_S)]
+"""Seconds after a marker; two are never further apart than a `Span`."""
+Edge = Annotated[float, Field(ge=0.001, le=100_000)]
+"""Of a band, Hz: a filter further down rings for hours, and no EEG goes further up."""
+Mains = Annotated[float, Field(ge=10, le=1000)]
+"""Hz; each of its harmonics is a filter of its own."""
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""Of random numbers: a whole number that JSON and every generator hold."""
 Text = Annotated[str, Field(min_length=1)]
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(beside)]
 Listed = Annotated[

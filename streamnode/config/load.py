@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, StreamMark, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 
 from streamnode.config.fields import Keys
 from streamnode.config.tree import NodeConfig, cached_schema
@@ -26,6 +26,7 @@ from streamnode.errors import ConfigError
 
 Place = tuple[int, int]
 """Line and column, both from 1."""
+_PLAIN = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 def load(path: Path | str) -> NodeConfig:
@@ -76,7 +77,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Place], set[tuple[Place, str]], An
 
 
 def _survey(root: Node) -> tuple[dict[str, Place], set[tuple[Place, str]]]:
-    """Place of every key by its dotted path, and the keys that stand twice."""
+    """Place of every key by its dotted path, and the keys that stand twice. Raises `MarkedYAMLError` for a set."""
     places, repeated = {"": _start(root.start_mark)}, set()
     waiting, seen = [("", root)], set()
     while waiting:
@@ -84,6 +85,10 @@ def _survey(root: Node) -> tuple[dict[str, Place], set[tuple[Place, str]]]:
         if id(node) in seen:
             continue  # an alias may lead back to the node it stands in
         seen.add(id(node))
+        if isinstance(node, CollectionNode) and node.tag not in _PLAIN:
+            raise MarkedYAMLError(
+                problem="a list or a block of keys has a tag: leave it out", problem_mark=node.start_mark
+            )
         for name, mark, value in _entries(node):
             key, place = f"{parent}.{name}".removeprefix("."), _start(mark)
             if key in places:

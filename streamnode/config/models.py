@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from streamnode.config.fields import Names, Outputs, Positive, Section, Text, beside, refusal, text
+from streamnode.config.fields import Names, Outputs, Positive, Section, Seed, Text, beside, refusal, text
 from streamnode.errors import StreamnodeError
 from streamnode.montage import electrodes_to_add
 
@@ -34,9 +34,9 @@ class _Model(Section):
     """Number format of the large products; int8 is for CPUs, float16 and tf32 are for GPUs."""
     compile: bool = False
     """Compile the network for the montage of a stream, once, which takes up to a minute and a C++ compiler."""
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """CPU threads of the network; auto measures how many are best."""
-    max_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    max_batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """Most epochs in one pass; auto takes 16 on a CPU and 64 on a GPU."""
     outputs: Outputs = ("embedding",)
     """What to compute. What there is depends on the model and on its weights."""
@@ -119,7 +119,7 @@ class ZunaConfig(_Model):
     """Channels to reconstruct though nobody records them, by their 10-05 names; or how many there shall be in all."""
     frame: Literal["head", "template", "scaled85"] = "head"
     """In which frame positions are told to the network; the others are those of other ports."""
-    steps: Annotated[int, Field(ge=1)] = 50
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Steps of the sampler, each one pass through the decoder."""
     min_steps: Annotated[int, Field(ge=1)] | None = None
     """Where a machine cannot keep up: fewer steps down to this, then only epochs with bad channels; null never."""
@@ -127,7 +127,7 @@ class ZunaConfig(_Model):
     """euler as published; adams, of second order, comes as close with far fewer steps."""
     guidance: Positive = 1.0
     """How much more than its surroundings tell it a rebuilt channel is made to follow them; 1 is none."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the noise that every reconstruction starts from."""
     keep_known: bool = True
     """Good channels as they were recorded; false gives the network's version of them too."""

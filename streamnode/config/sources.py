@@ -6,7 +6,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from streamnode.config.fields import Cap, FilePath, Label, Names, Positive, Section, Text, refusal
+from streamnode.config.fields import (
+    Cap,
+    FilePath,
+    Label,
+    Names,
+    Offset,
+    Positive,
+    Section,
+    Seed,
+    Span,
+    Text,
+    refusal,
+)
 
 
 class LslQuerySection(Section):
@@ -74,13 +86,13 @@ class SyntheticSourceConfig(_Source):
 
     kind: Literal["synthetic"]
     """Made-up EEG."""
-    sfreq: Annotated[float, Field(gt=30)] = 256.0
+    sfreq: Annotated[float, Field(gt=30, le=100_000)] = 256.0
     """Sampling frequency, Hz; alpha waves need more than 30."""
     n_chans: Annotated[int, Field(ge=1, le=64)] | None = None
     """The first so many of 64 common electrodes; null takes 32 unless ch_names is given."""
     ch_names: Names | None = None
     """Names of the channels, in place of n_chans."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the random numbers."""
     duration_s: Positive | None = None
     """End after so many seconds; null goes on for ever."""
@@ -106,7 +118,7 @@ class AlignedSourceConfig(_Source):
     """The streams, all of one sampling frequency; their channels follow each other in this order."""
     prefixes: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     """Put before the channel names of each stream, one for each, where the same name occurs twice."""
-    max_wait_s: Positive = 1.0
+    max_wait_s: Span = 1.0
     """How long a sample of the first stream waits for those of the others, seconds."""
 
     @model_validator(mode="after")
@@ -130,7 +142,7 @@ class MarkersConfig(LslQuerySection):
     """LSL type of the stream; null takes any."""
     labels: Names = ("*",)
     """Which markers count: labels, or patterns such as stim/*."""
-    tmin_s: float = 0.0
+    tmin_s: Offset = 0.0
     """Where an epoch begins, seconds after its marker; negative is before it."""
-    tmax_s: float | None = None
+    tmax_s: Offset | None = None
     """Where it ends, in place of epoch.duration_s."""

@@ -12,7 +12,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from streamnode.config.fields import HOST, PORT, Keys, Label, Names, Positive, Section, refusal, text
+from streamnode.config.fields import (
+    FURTHEST_S,
+    HOST,
+    PORT,
+    Edge,
+    Keys,
+    Label,
+    Mains,
+    Names,
+    Positive,
+    Section,
+    Span,
+    refusal,
+    text,
+)
 from streamnode.config.models import ModelConfig, ZunaConfig
 from streamnode.config.sinks import LslEegSinkConfig, MqttSinkConfig, SinkConfig
 from streamnode.config.sources import MarkersConfig, SourceConfig
@@ -30,9 +44,9 @@ class NodeSection(Section):
 class EpochConfig(Section):
     """The windows a model is given."""
 
-    duration_s: Positive = 5.0
+    duration_s: Span = 5.0
     """Length of an epoch, seconds."""
-    hop_s: Positive = 1.0
+    hop_s: Span = 1.0
     """Step from one epoch to the next, seconds."""
     policy: Literal["latest", "all"] = "latest"
     """When inference is too slow: latest skips to the newest epoch, all works through a bounded queue."""
@@ -49,7 +63,7 @@ class EpochConfig(Section):
         match data:
             case {"markers": {"tmax_s": int() | float() as tmax_s, **markers}} if "duration_s" not in data:
                 tmin_s = markers.get("tmin_s", 0.0)
-                if isinstance(tmin_s, int | float) and tmax_s > tmin_s:
+                if isinstance(tmin_s, int | float) and -FURTHEST_S <= tmin_s < tmax_s <= FURTHEST_S:
                     return {**data, "duration_s": float(tmax_s - tmin_s)}
         return data
 
@@ -69,9 +83,9 @@ class SignalConfig(Section):
 
     mode: Literal["causal", "window", "lookahead", "recording"] = "causal"
     """causal filters as samples come; window, lookahead prepare each epoch as training data were; recording a file."""
-    margin_s: Positive = 20.0
+    margin_s: Span = 20.0
     """Modes window and lookahead: how much before an epoch is prepared with it, seconds."""
-    lookahead_s: Positive | None = None
+    lookahead_s: Span | None = None
     """Mode lookahead: how much after an epoch is waited for and prepared with it, seconds."""
     bad_channels: Literal["keep", "mask", "interpolate", "skip"] = "keep"
     """What to do about bad channels of an epoch: only flag, leave out, draw from the others, or skip the epoch."""
@@ -81,11 +95,11 @@ class SignalConfig(Section):
     """Re-reference to the average or to the mean of these channels; null follows the model."""
     bipolar: Literal["TUEG22", "TUEG20"] | Names | None = None
     """A named bipolar montage, or pairs such as Fp1-F7; null keeps the channels as they are."""
-    l_freq: Positive | None = None
+    l_freq: Edge | None = None
     """Lower edge of the pass band, Hz; null follows the model."""
-    h_freq: Positive | None = None
+    h_freq: Edge | None = None
     """Upper edge of the pass band, Hz; null follows the model."""
-    notch_hz: Positive | Literal["auto"] | None = None
+    notch_hz: Mains | Literal["auto"] | None = None
     """Mains frequency to remove, 50 or 60 Hz; auto listens to the first seconds; null removes none."""
 
     @model_validator(mode="after")
