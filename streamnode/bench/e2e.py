@@ -146,12 +146,12 @@ async def measure(load: Load, *, seconds: float, on_step: OnStep = lambda _: Non
         on_step("warm-up")
         await asyncio.sleep(_WARM_UP_S)
         before, t_begin = await rig.stream_infos(watched.url), local_clock()
-        cpu_s, rss = _cpu_s(watched.usage), [watched.rss_mb]
+        cpu_s, rss = watched.figure(_cpu_s), [watched.rss_mb]
         while (passed := local_clock() - t_begin) < seconds:
             on_step(f"{passed:.0f} of {seconds:.0f} s")
             await asyncio.sleep(min(1.0, seconds - passed))
             rss.append(watched.rss_mb)
-        t_end, cpu_s = local_clock(), {part: s - cpu_s[part] for part, s in _cpu_s(watched.usage).items()}
+        t_end, cpu_s = local_clock(), {part: s - cpu_s[part] for part, s in watched.figure(_cpu_s).items()}
         after, timings = await rig.stream_infos(watched.url), await rig.timings(watched.url)
     if not before or not after or not timings:
         raise StreamLost("the node did not answer while it was watched: give it fewer streams, or a longer hop")

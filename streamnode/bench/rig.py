@@ -10,13 +10,13 @@ import socket
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from ruamel.yaml import YAML
@@ -26,6 +26,8 @@ from streamnode.testing import isolate_lsl
 
 if TYPE_CHECKING:
     import psutil
+
+T = TypeVar("T")
 
 STOP_S = 10.0
 
@@ -61,15 +63,25 @@ class Watched:
 
     @property
     def rss_mb(self) -> float:
-        """Its memory now."""
-        return float(self.usage.memory_info().rss / 1e6)
+        """Its memory now. Raises `StreamLost` if the node has ended."""
+        return self.figure(lambda process: float(process.memory_info().rss / 1e6))
+
+    def figure(self, of: Callable[[psutil.Process], T]) -> T:
+        """What this machine tells of its process. Raises `StreamLost` if the node has ended."""
+        try:
+            return of(self.usage)
+        except _package("psutil").NoSuchProcess as error:
+            raise self._ended() from error
 
     async def streams(self) -> list[dict[str, Any]]:
         """As `stream_infos`. Raises `StreamLost` if the node has ended."""
         infos = await stream_infos(self.url)
         if self.process.returncode is not None:
-            raise StreamLost(f"the node ended: {last_line(await asyncio.to_thread(self.log.read_text, 'utf-8'))}")
+            raise self._ended()
         return infos
+
+    def _ended(self) -> StreamLost:
+        return StreamLost(f"the node ended: {last_line(self.log.read_text('utf-8'))}")
 
 
 @dataclass(frozen=True, slots=True)

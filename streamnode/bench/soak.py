@@ -86,7 +86,7 @@ async def measure(
 
             async def until(passed_h: float, what: str) -> tuple[list[float], Sequence[Mapping[str, Any]]]:
                 """Memory, MB, once a second until so much of each stream is cut to epochs; and what was last told."""
-                rss = list[float]()
+                rss = [watched.rss_mb]
                 while True:
                     infos = await watched.streams()
                     here_h = total(infos, "epochs") * hop_s / 3600 / n_streams

@@ -28,7 +28,8 @@ _WIDTH = 120  # of tables, also where stderr is a file
 
 Charts = Annotated[Path | None, typer.Option(metavar="DIR", help="Also draw charts, into this folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default torch's choice.")]
+Hop = Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds from one epoch of a stream to the next.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; by default torch's choice.")]
 Weights = Annotated[str, typer.Option(help="hub, a path, or random:0; how fast a network is does not depend on them.")]
 
 
@@ -93,8 +94,8 @@ def streams(
     model: Annotated[str, typer.Option(help="`streamnode models` lists them.")] = "luna-base",
     weights: Weights = "random:0",
     channels: Annotated[int, typer.Option(min=1, max=64, help="Of each stream.")] = 22,
-    hop: Annotated[float, typer.Option(help="Seconds from one epoch of a stream to the next.")] = 1.0,
-    seconds: Annotated[float, typer.Option(help="Length of each trial.")] = 10.0,
+    hop: Hop = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each trial.")] = 10.0,
     limit: Annotated[int, typer.Option(min=1, help="The most streams to try.")] = 512,
     submissions: Annotated[
         int, typer.Option(min=1, help="Epochs thrown at random in search of cross-talk.")
@@ -149,11 +150,11 @@ def e2e(
     model: Annotated[str, typer.Option(help="`streamnode models` lists them.")] = "luna-base",
     streams: Annotated[int, typer.Option(min=1, help="Headsets, all played by one process.")] = 1,
     channels: Annotated[int, typer.Option(min=1, max=64, help="Of each source.")] = 64,
-    sfreq: Annotated[float, typer.Option(help="Of each source, Hz.")] = 1000.0,
-    hop: Annotated[float, typer.Option(help="Seconds from one epoch to the next.")] = 0.25,
+    sfreq: Annotated[float, typer.Option(min=32, max=100_000, help="Of each source, Hz.")] = 1000.0,
+    hop: Hop = 0.25,
     together: Annotated[bool, typer.Option("--together", help="All complete their epochs at once.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="With `compile: true` and `threads: 1`.")] = False,
-    seconds: Annotated[float, typer.Option(help="How long to watch, after 10 s.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to watch, after 10 s.")] = 60.0,
     as_json: Json = False,
 ) -> None:
     """A node from outside, between real LSL and MQTT: what it adds to the time of a result, its CPU and its memory."""
@@ -172,9 +173,11 @@ def soak(
     model: Annotated[str, typer.Option(help="`streamnode models` lists them.")] = "luna-base",
     streams: Annotated[int, typer.Option(min=1, help="Recordings, played at once.")] = 4,
     channels: Annotated[int, typer.Option(min=1, max=64, help="Of each.")] = 22,
-    hop: Annotated[float, typer.Option(help="Seconds from one epoch to the next.")] = 1.0,
-    hours: Annotated[float, typer.Option(help="Of each recording to watch, after six minutes of it.")] = 1.0,
-    speed: Annotated[float, typer.Option(help="Times real time; too much for the machine, and epochs drop.")] = 20.0,
+    hop: Hop = 1.0,
+    hours: Annotated[float, typer.Option(min=0.01, help="Of each recording to watch, after six minutes of it.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.1, help="Times real time; too much for the machine, and epochs drop.")
+    ] = 20.0,
     as_json: Json = False,
 ) -> None:
     """Hours of a node in minutes: whether its memory stays what it is."""

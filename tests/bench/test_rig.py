@@ -6,11 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from streamnode import config
-from streamnode.bench.rig import Rig, broker, last_line, memory, total
-from streamnode.errors import ConfigError
+from streamnode.bench import rig
+from streamnode.bench.rig import Rig, Watched, broker, last_line, memory, total
+from streamnode.errors import ConfigError, StreamLost
 
 
 @pytest.mark.parametrize("n_streams", [1, 3])
@@ -46,3 +48,15 @@ def test_what_a_node_tells_is_put_in_short() -> None:
     assert total([], "epochs") == 0
     assert last_line("started\nerror: no stream\n\n") == "error: no stream"
     assert last_line("") == "it said nothing"
+
+
+async def test_why_a_node_has_ended_is_told_to_whoever_asks_for_its_figures(tmp_path: Path) -> None:
+    """In place of its memory or streams there is a sentence, with the last line that the node said."""
+    log = tmp_path / "node.log"
+    async with rig.streamnode("run", str(tmp_path / "absent.yaml"), log=log) as process:
+        watched = Watched("http://127.0.0.1:1", log, process, psutil.Process(process.pid))
+        await process.wait()
+        with pytest.raises(StreamLost, match=r"the node ended: error: .*absent\.yaml"):
+            _ = watched.rss_mb
+        with pytest.raises(StreamLost, match=r"the node ended: error: .*absent\.yaml"):
+            await watched.streams()

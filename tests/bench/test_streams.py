@@ -63,6 +63,24 @@ def test_streams_are_tried_from_the_command_line() -> None:
     assert "to pass together adds" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["streams", "--hop", "0"],
+        ["streams", "--seconds", "0"],
+        ["e2e", "--hop", "0"],
+        ["e2e", "--sfreq", "0"],
+        ["soak", "--hours", "0"],
+        ["soak", "--speed", "0"],
+    ],
+)
+def test_measures_of_nothing_are_refused(arguments: list[str]) -> None:
+    """A length, a rate or a speed of 0 is told with its option before anything is run."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[1]}'" in result.stderr
+
+
 def test_what_passing_together_adds_is_the_difference_of_two_trials() -> None:
     """Latency together less latency one by one, at the median and in the tail; a gain is below 0."""
     one = Trial(8, batched=False, epochs=1, dropped=0, batch=1.0, busy=0.5, wait_p50_ms=1.0, wait_p99_ms=9.0,
