@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from streamnode.errors import ConfigError, ContractError, SinkError, StreamLost, StreamnodeError, WeightsError
-from streamnode.types import ModelOutput, ModelSpec, Montage
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import load_model
+    from streamnode.types import ModelOutput, ModelSpec, Montage
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,10 +30,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `load_model`, and torch with it, only when it is asked for."""
-    if name == "load_model":
-        from streamnode.inference.engine import load_model  # noqa: PLC0415
+_HOMES = {
+    "load_model": "streamnode.inference.engine",
+    **dict.fromkeys(("ModelOutput", "ModelSpec", "Montage"), "streamnode.types"),
+}
 
-        return load_model
+
+def __getattr__(name: str) -> Any:
+    """Import NumPy, and torch for `load_model`, only when something that needs them is asked for."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'streamnode' has no attribute {name!r}")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -249,6 +250,36 @@ def test_signal_ends_a_node_whose_download_hangs(tmp_path: Path, number: signal.
 def test_version_needs_no_verb() -> None:
     """`streamnode --version` prints it and nothing else."""
     assert run("--version").stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("module", ["numpy", "typer", "streamnode.cli.live"])
+def test_interrupt_while_the_command_starts_is_quiet(module: str) -> None:
+    """Ctrl-C while Python still imports ends the command without a word, as the shell expects it."""
+    script = f"""
+        import os, signal, sys
+        class Interrupt:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Interrupt())
+        from streamnode.cli import main
+        main()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), "models"], capture_output=True, timeout=50, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("arguments", [["models", "--json"], ["--version"]])
+def test_full_disk_is_one_sentence(arguments: list[str]) -> None:
+    """What cannot be written for want of room is told as any other error."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([*CLI, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: there is no room for what was to be written")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_unknown_recording_is_one_sentence(tmp_path: Path) -> None:
