@@ -72,10 +72,12 @@ async def play(
         on_progress: called after every push.
 
     Raises:
-        ConfigError: `speed` is not a finite number above 0.
+        ConfigError: `speed` or `duration_s` is not a finite number above 0.
     """
     if not 0 < speed < math.inf:
         raise ConfigError(f"a live stream cannot be played at speed {speed:g}: give a number above 0, 1 for real time")
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        raise ConfigError(f"{duration_s:g} seconds cannot be played: give a number above 0, or none to play all")
     info = replace(signal.info, name=name or signal.info.name)
     annotations = signal.annotations if markers else ()
     with EegOutlet(info) as eeg, _events(info) if annotations else nullcontext() as events:
@@ -123,7 +125,7 @@ async def play_file(
     if str(file) == "synthetic":
         if not 1 <= n_chans <= len(CH_NAMES_64):
             raise ConfigError(f"synthetic EEG has 1 to {len(CH_NAMES_64)} channels, not {n_chans}: choose among these")
-        signal = SyntheticEeg(CH_NAMES_64[:n_chans], sfreq or 256.0)
+        signal = SyntheticEeg(CH_NAMES_64[:n_chans], 256.0 if sfreq is None else sfreq)
     else:
         signal = read(file, unit=unit, sfreq=sfreq)
     info = signal.info

@@ -198,6 +198,20 @@ async def test_impossible_speeds(speed: float) -> None:
         await play(make_recording(10), speed=speed)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -2.0, math.inf, math.nan])
+async def test_impossible_lengths(seconds: float) -> None:
+    """What is to be played of a recording must be finite and above 0."""
+    with pytest.raises(ConfigError, match="seconds cannot be played"):
+        await play(make_recording(10), duration_s=seconds)
+
+
+@pytest.mark.parametrize("sfreq", [0.0, -256.0, 1e300, math.nan])
+async def test_impossible_rates(sfreq: float) -> None:
+    """Synthetic EEG at a rate that it cannot have is refused, and never played at another."""
+    with pytest.raises(ConfigError, match=r"cannot be had at .* Hz: choose a rate above 30 Hz"):
+        await play_file(Path("synthetic"), sfreq=sfreq)
+
+
 async def test_synthetic_by_name() -> None:
     """The word `synthetic` in place of a file plays the seeded EEG."""
     async with asyncio.timeout(20):

@@ -183,12 +183,18 @@ def report(tally: Tally, info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        sys.exit(f"DEMO_SECONDS is {text!r}: give a number of seconds, such as 20")
+
+
 def main() -> None:
     """Run until Ctrl-C, or for DEMO_SECONDS."""
     logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # the broker wonders at MQTT 5, which the node tries first
-    seconds = os.environ.get("DEMO_SECONDS")
     try:
-        code = asyncio.run(demo(float(seconds) if seconds else None))
+        code = asyncio.run(demo(_seconds(os.environ.get("DEMO_SECONDS"))))
     except KeyboardInterrupt:
         code = 0
     sys.exit(code)

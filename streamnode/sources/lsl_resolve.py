@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -100,7 +101,13 @@ class Sighting:
 
 
 def streams_in_sight(wait_s: float = 1.0) -> list[Sighting]:
-    """All streams that answer within `wait_s`, which should exceed 0.5 s (see `KnownPeers` of liblsl). Blocks."""
+    """All streams that answer within `wait_s`, which should exceed 0.5 s (see `KnownPeers` of liblsl). Blocks.
+
+    Raises:
+        ConfigError: `wait_s` is not a finite number of at least 0, for which liblsl would wait for ever.
+    """
+    if not 0 <= wait_s < math.inf:
+        raise ConfigError(f"streams cannot be listened for {wait_s:g} s: give a number of at least 0")
     return sorted(map(Sighting.of, pylsl.resolve_streams(wait_s)), key=lambda s: (s.name, s.source_id))
 
 

@@ -64,8 +64,8 @@ class SyntheticEeg:
     def __init__(
         self, ch_names: Sequence[str] = CH_NAMES_32, sfreq: float = 256.0, seed: int = 0, *, line_hz: float = 50.0
     ) -> None:
-        if not 30 < sfreq < math.inf:
-            raise ConfigError(f"synthetic EEG at {sfreq} Hz has no room for alpha: choose a rate above 30 Hz")
+        if not 30 < sfreq <= 100_000:
+            raise ConfigError(f"synthetic EEG cannot be had at {sfreq:g} Hz: choose a rate above 30 Hz, up to 100 kHz")
         montage = make_montage(ch_names)
         self.info = StreamInfo("synthetic", f"streamnode-play:synthetic-{seed}", "EEG", float(sfreq), montage)
         self._seconds = _seconds(montage, float(sfreq), np.random.default_rng(seed), line_hz)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from typing import Any
 
@@ -29,6 +30,13 @@ async def test_stream_that_answers_is_described() -> None:
         assert Sighting.of(await resolve(LslQuery(name="described"), 5.0)) == seen
     assert (seen.stype, seen.source_id, seen.sfreq) == ("EEG", "device-1", 250.0)
     assert (seen.n_chans, seen.format) == (1, "float32")
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, math.inf, math.nan])
+def test_listening_for_no_length_of_time_is_refused(wait_s: float) -> None:
+    """A wait that would have no end is told at once."""
+    with pytest.raises(ConfigError, match="cannot be listened for"):
+        streams_in_sight(wait_s)
 
 
 async def test_no_stream_says_what_was_looked_for_and_what_is_there(caplog: pytest.LogCaptureFixture) -> None:
