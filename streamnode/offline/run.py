@@ -23,7 +23,7 @@ from streamnode.pipeline import Session
 from streamnode.results import Results
 from streamnode.signal.guard import Verdict
 from streamnode.signal.level import Squares
-from streamnode.signal.mains import LISTEN_S, detect_mains
+from streamnode.signal.mains import MainsListener
 from streamnode.signal.path import EpochStream, MarkerEpochs, RecordingEpochs
 from streamnode.sources.replay import Recording
 from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, Marker, ModelSpec, OutputName, StreamInfo
@@ -35,6 +35,7 @@ T = TypeVar("T")
 OnEpochs = Callable[[int, int], None]
 
 _CHUNK_S = 5.0  # of a recording, handed to the signal path at once
+_HEARD_S = 0.02  # of it, listened to at once: what a node hears that it is played to
 _SAMPLE = 8  # epochs that `fewer_channels` looks at
 _NO_DATA = np.empty((0, 0), np.float32)
 _TABLES = {
@@ -203,11 +204,13 @@ def _refuse_idle(plan: Plan) -> None:
 
 
 def _heard(recording: Recording, signal: SignalConfig) -> StreamInfo:
-    """The recording as a stream whose first seconds were listened to, as those of a live one are."""
+    """The recording as a stream that was listened to, as a live one is, until enough was heard."""
+    info = recording.info
     if signal.notch_hz != "auto":
-        return recording.info
-    first = recording.data[: round(LISTEN_S * recording.info.sfreq)]
-    return replace(recording.info, mains_hz=detect_mains(first.T, recording.info.sfreq))
+        return info
+    listener = MainsListener(info)
+    any(map(listener, _chunks(recording, info, max(1, round(_HEARD_S * info.sfreq)))))
+    return replace(info, mains_hz=listener.mains_hz)
 
 
 def _scaled(recording: Recording, engine: Engine, plan: Plan, info: StreamInfo) -> tuple[Plan, dict[str, Any]]:

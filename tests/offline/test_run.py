@@ -159,6 +159,21 @@ def test_mains_are_heard(engine: Engine, line_hz: float | None, steps: list[str]
     assert [word[:11] for word in words if "notch" in word] == steps
 
 
+@pytest.mark.parametrize(
+    ("sfreq", "runs"), [(512.05, WHOLE), (250.1, WHOLE), (250.0, (Run(0, 0), Run(500, 2000)))], ids=str
+)
+def test_mains_are_heard_as_live(engine: Engine, sfreq: float, runs: tuple[Run, ...]) -> None:
+    """At any rate the first 4 s of one run decide, whatever the offset of the amplifier in another."""
+    recording = make_recording(16.0, sfreq)
+    times = np.arange(len(recording.data)) / sfreq
+    recording.data[:] += 10 * np.sin(2 * np.pi * 60 * times)[:, np.newaxis]
+    recording.data[: runs[-1].row] += 20_000
+
+    words = process(replace(recording, runs=runs), engine, make_plan(notch_hz="auto")).results.meta.signal
+
+    assert any(word.startswith("notch 60 Hz") for word in words)
+
+
 def test_progress(engine: Engine) -> None:
     """After every forward pass it is told how many epochs are done, and how many there will be."""
     told: list[tuple[int, int]] = []
