@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamnode.config import SignalConfig
-from streamnode.errors import ConfigError, SinkError, reaching
+from streamnode.errors import ConfigError, SinkError, StreamnodeError, reaching
+from streamnode.montage import clean_name
 from streamnode.offline.continuous import reconstruction_of
 from streamnode.offline.run import OnEpochs, Outcome, Plan, Stopwatch, process
 from streamnode.results import load_settings, write, written_whole
-from streamnode.sources.replay import read, write_fif
+from streamnode.sources.replay import Recording, read, write_fif
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 def run_file(
@@ -51,7 +55,7 @@ def run_file(
         if target.exists() and _is_done(target, settings, overwrite=overwrite):
             return None
     with watch("read"):
-        recording = read(path, picks=_channels(plan.signal), **plan.reading)
+        recording = _read(path, plan)
     outcome = process(recording, engine, plan, watch=watch, on_epochs=on_epochs)
     with watch("write"), written_whole(target) as part:
         if target.suffix == ".fif":
@@ -112,9 +116,28 @@ def _differences(settings: Mapping[str, Any], found: Mapping[str, Any]) -> Itera
             yield key
 
 
-def _channels(signal: SignalConfig) -> tuple[str, ...] | None:
-    """The channels to read; None for all EEG. Where channels are picked, others are needed as a reference at most."""
+def _read(path: Path, plan: Plan) -> Recording:
+    """All EEG, by which a node judges and listens, too, whatever it picks; and what is picked besides.
+
+    Where other channels are in the way, as a column of text is, or have another rate, those that are picked come alone.
+    """
+    picks = _picks(plan.signal)
+    try:
+        recording = read(path, **plan.reading)
+        known = {name.casefold() for name in recording.info.ch_names}
+        besides = [pick for pick in picks if clean_name(pick, plan.reading.get("cap")).casefold() not in known]
+        return read(path, picks=(*recording.info.ch_names, *besides), **plan.reading) if besides else recording
+    except StreamnodeError as error:
+        if not picks:
+            raise
+        recording = read(path, picks=picks, **plan.reading)
+        log.info("%s: only what is picked was read (%s)", path.name, error)
+        return recording
+
+
+def _picks(signal: SignalConfig) -> tuple[str, ...]:
+    """The channels that are asked for by name, a reference included; none where all EEG is."""
     if signal.picks is None:
-        return None
+        return ()
     reference = signal.reference if isinstance(signal.reference, tuple) else ()
     return tuple(dict.fromkeys(signal.picks + reference))

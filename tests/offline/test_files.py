@@ -111,6 +111,38 @@ def test_real_recordings(
     assert it.montage.n_chans == shape[1]
 
 
+def test_picks_are_judged_and_heard_among_all(engine: Engine, tmp_path: Path) -> None:
+    """Channels that nobody picked tell the mains, and what is an uncommon hum, as they do live."""
+    recording = make_recording(7.0)
+    rng, times = np.random.default_rng(0), np.arange(len(recording.data)) / 250
+    recording.data[:] = 10 * rng.standard_normal(recording.data.shape)
+    recording.data[:, 2] += 60 * np.sin(2 * np.pi * 60 * times)
+    csv, target = write_csv(tmp_path / "demo.csv", recording), tmp_path / "demo.safetensors"
+
+    it = run_file(csv, target, engine, csv_plan(notch_hz=60.0, picks=("Oz",)))
+
+    assert it is not None
+    assert it.results.montage.ch_names == ("Oz",)
+    assert it.results.tables["quality/line"].all()
+    it = run_file(csv, target, engine, csv_plan(notch_hz="auto", picks=("Fp1", "T7")), overwrite=True)
+    assert it is not None
+    assert any(words.startswith("notch 60 Hz") for words in it.results.meta.signal)
+
+
+@pytest.mark.parametrize("column", ["EOG", "note"])
+def test_picks_among_what_is_no_eeg(engine: Engine, csv: Path, tmp_path: Path, column: str) -> None:
+    """A channel that is no EEG can be the reference of what is picked, and one of no numbers is in nobody's way."""
+    head, *lines = csv.read_text().splitlines()
+    values = [line.split(",")[1] if column == "EOG" else "rest" for line in lines]
+    csv.write_text("\n".join([f"{head},{column}", *map(",".join, zip(lines, values, strict=True))]))
+    reference = ("EOG",) if column == "EOG" else "as_recorded"
+
+    it = run_file(csv, tmp_path / "a.safetensors", engine, csv_plan(picks=("Oz", "Cz"), reference=reference))
+
+    assert it is not None
+    assert it.results.montage.ch_names == ("Oz", "Cz")
+
+
 def test_results_that_are_there_are_not_computed_again(
     engine: Engine, csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
