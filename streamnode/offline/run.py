@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ from streamnode.types import Chunk, Epoch, Fault, Float32Array, Float64Array, Ma
 
 if TYPE_CHECKING:
     from streamnode.inference.engine import BoundModel, Engine
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OnEpochs = Callable[[int, int], None]
@@ -268,15 +271,10 @@ def _rebuilt(rows: Sequence[int] | None, session: Session) -> NDArray[np.bool_]:
 
 def _verdicts(recording: Recording, session: Session, plan: Plan) -> Iterator[Verdict]:
     """The epochs that may be inferred; times count from the first sample of the recording."""
-    whole = plan.signal.mode == "recording"
-    n_times = len(recording.data) if whole else max(1, round(_CHUNK_S * recording.info.sfreq))
-    markers = deque(Marker(event.description, event.t_s) for event in recording.annotations)
-    for chunk in _chunks(recording, session.info, n_times):
-        session.guard.watch(chunk)
-        for epoch in _cut(session.path, chunk, markers):
-            verdict = session.guard.judge(epoch, session.guard.raw_quality(epoch))
-            if isinstance(verdict, Verdict):
-                yield verdict
+    for epoch in _cut(recording, session, plan):
+        verdict = session.guard.judge(epoch, session.guard.raw_quality(epoch))
+        if isinstance(verdict, Verdict):
+            yield verdict
 
 
 def _chunks(recording: Recording, info: StreamInfo, n_times: int) -> Iterator[Chunk]:
@@ -286,12 +284,33 @@ def _chunks(recording: Recording, info: StreamInfo, n_times: int) -> Iterator[Ch
         yield Chunk(info, block.data, block.row, t0, t0 + len(block.data) / info.sfreq, block.run)
 
 
-def _cut(path: EpochStream, chunk: Chunk, markers: deque[Marker]) -> list[Epoch]:
-    """The epochs that a chunk completes; markers up to its end are taken from the queue."""
-    epochs: list[Epoch] = []
-    while isinstance(path, MarkerEpochs) and markers and markers[0].t <= chunk.t_last:
-        epochs += path.add_marker(markers.popleft())
-    return epochs + path(chunk)
+def _cut(recording: Recording, session: Session, plan: Plan) -> Iterator[Epoch]:
+    """The epochs of a recording, each as soon as the guard has seen its samples."""
+    whole = plan.signal.mode == "recording"
+    n_times = len(recording.data) if whole else max(1, round(_CHUNK_S * recording.info.sfreq))
+    markers = deque(Marker(event.description, event.t_s) for event in recording.annotations)
+    for chunk in _chunks(recording, session.info, n_times):
+        session.guard.watch(chunk)
+        yield from _mark(session.path, markers, until=chunk.t_last)
+        yield from session.path(chunk)
+    yield from _mark(session.path, markers, until=math.inf)
+    _tell_dropped(recording, session.path)
+
+
+def _mark(path: EpochStream, markers: deque[Marker], *, until: float) -> Iterator[Epoch]:
+    """The epochs that markers complete, which are taken from the queue up to this time."""
+    while isinstance(path, MarkerEpochs) and markers and markers[0].t <= until:
+        yield from path.add_marker(markers.popleft())
+
+
+def _tell_dropped(recording: Recording, path: EpochStream) -> None:
+    """Say how many annotations got no epoch, and why; no samples follow."""
+    if not isinstance(path, MarkerEpochs):
+        return
+    path.end()
+    if dropped := +path.take_dropped():
+        reasons = ", ".join(f"{n_markers} {reason}" for reason, n_markers in sorted(dropped.items()))
+        log.warning("%s: annotations that got no epoch: %s", recording.info.name, reasons)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

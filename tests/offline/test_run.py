@@ -244,6 +244,32 @@ def test_epochs_around_annotations(engine: Engine) -> None:
         process(recording, engine, plan)
 
 
+def test_annotations_without_an_epoch_are_told(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Every annotation that matches has its epoch or is counted with a reason."""
+    times = (0.1, 5.9, 9.0, 12.0, 14.0, 16.0, 19.999)
+    recording = replace(
+        make_recording(15.0),
+        annotations=(*(Annotation(t, 0.0, f"go/{t:g}") for t in times), Annotation(19.0, 0.0, "rest")),
+        runs=(Run(0, 0), Run(2500, 3750)),
+    )
+    plan = replace(make_plan(), epoch=EpochConfig(markers=MarkersConfig(labels=("go/*",), tmin_s=-1.0)))
+
+    tables = process(recording, engine, plan).results.tables
+
+    np.testing.assert_allclose(tables["epoch/t0"], [4.9], atol=0.51 / 256)
+    assert "demo: annotations that got no epoch: 3 before_run, 3 run_ended" in caplog.text
+
+
+def test_an_annotation_behind_the_last_sample(engine: Engine) -> None:
+    """Less than a sample behind the end of the recording, an annotation has its epoch before it."""
+    recording = replace(make_recording(8.0), annotations=(Annotation(7.999, 0.0, "go"),))
+    plan = replace(make_plan(), epoch=EpochConfig(markers=MarkersConfig(labels=("go",), tmin_s=-5.5)))
+
+    tables = process(recording, engine, plan).results.tables
+
+    np.testing.assert_allclose(tables["epoch/t0"], [2.499], atol=0.51 / 256)
+
+
 def test_no_epoch_is_good_enough(engine: Engine) -> None:
     """Where all epochs are given up for their channels, it is not for their length."""
     recording = make_recording()
