@@ -97,6 +97,8 @@ class Rereference:
 class Bipolar:
     """Forms differences of electrodes, first minus second; each pair sits at the mid-point of its two.
 
+    Pairs are named by the electrodes as the stream spells them, by which `quality.carry` finds what is wrong with them.
+
     Args:
         info: the incoming stream.
         pairs: such as `Fp1-F7`, in any spelling `clean_name` understands.
@@ -109,11 +111,12 @@ class Bipolar:
     settling_s = 0.0
 
     def __init__(self, info: StreamInfo, pairs: Sequence[str]) -> None:
-        names = tuple(clean_name(pair) for pair in pairs)
-        if odd := [name for name in names if name.count("-") != 1]:
+        cleaned = [clean_name(pair) for pair in pairs]
+        if odd := [pair for pair in cleaned if pair.count("-") != 1]:
             raise ContractError(f"{', '.join(odd)} is not a pair of channels: write pairs such as Fp1-F7")
-        columns = _columns(info, [name for pair in names for name in pair.split("-")])
+        columns = _columns(info, [name for pair in cleaned for name in pair.split("-")])
         self._first, self._second = columns[::2], columns[1::2]
+        names = tuple(f"{info.ch_names[a]}-{info.ch_names[b]}" for a, b in zip(self._first, self._second, strict=True))
         ch_pos = info.montage.ch_pos
         self.info = replace(info, montage=Montage(names, (ch_pos[self._first] + ch_pos[self._second]) / 2))
         self.label = f"{len(names)} bipolar pairs"

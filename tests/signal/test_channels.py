@@ -6,6 +6,8 @@ import pytest
 from streamnode.errors import ContractError
 from streamnode.montage import position
 from streamnode.signal.channels import BIPOLAR_MONTAGES, TUEG20, TUEG22, Bipolar, Pick, Rereference
+from streamnode.signal.quality import carry
+from streamnode.types import Quality
 from tests.signal import as_chunk, noise, stream
 
 INFO = stream(256, ["Fp1", "F7", "T3", "Cz"])
@@ -72,6 +74,14 @@ def test_bipolar_pairs() -> None:
     np.testing.assert_array_equal(bipolar.info.montage.ch_pos, [position("Fp1-F7"), position("F7-T3")])
     expected = DATA[:, [0, 1]].astype(np.float64) - DATA[:, [1, 2]].astype(np.float64)
     np.testing.assert_array_equal(bipolar(CHUNK).data, expected)
+
+
+def test_bipolar_pairs_are_spelled_as_the_stream() -> None:
+    """Whatever case a pair is written in, what is wrong with its electrodes is found under its name."""
+    info = stream(256, ["EarL", "EarR", "X1", "X2"])
+    names = Bipolar(info, ["earl-EARR", "x1 - X2"]).info.ch_names
+    assert names == ("EarL-EarR", "X1-X2")
+    assert carry(Quality((("flat",), (), (), ())), info.ch_names, names).faults == (("flat",), ())
 
 
 def test_bipolar_of_given_positions() -> None:
