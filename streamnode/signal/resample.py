@@ -26,6 +26,7 @@ _DECAY = 0.6  # how much more an error weighs a transition further on: the image
 _ROUNDS = 6  # of the fit; more change little
 _FAR = 20  # transitions beyond the stop band's edge: how far it is watched; further on, what is left decays by itself
 _MAX_FACTOR = 4096  # of `up` and `down`: bounds the filter bank; 998.42 -> 256 Hz is off by 5 ppm
+_AT_ONCE = 32  # outgoing samples, whose windows of incoming ones are gathered: of a fast stream they are large
 _MIN_UP = 8  # the delay is a whole number of samples at the raised rate: let it not be coarse
 _MAX_RATE_ERROR = 1e-4  # the crystals of amplifiers are little better
 
@@ -120,9 +121,12 @@ class Resampler:
         end = -(-((chunk.start + chunk.n_times) * self._up - self._lead) // self._down)
         newest = self._next * self._down + self._lead - (chunk.start - n_past) * self._up
         row, phase = np.divmod(newest + self._down * np.arange(max(0, end - self._next)), self._up)
-        windows = data.take(row[:, np.newaxis] + np.arange(1 - n_taps, 1), axis=0)
         self._past = data[chunk.n_times :].copy()
-        resampled: Float64Array = np.einsum("nkc,nk->nc", windows, self._bank[phase])
+        resampled = np.empty((len(row), data.shape[1]))
+        for first in range(0, len(row), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            windows = data.take(row[some, np.newaxis] + np.arange(1 - n_taps, 1), axis=0)
+            np.einsum("nkc,nk->nc", windows, self._bank[phase[some]], out=resampled[some])
         return resampled
 
     def _share_missing(self, n_missing: int, n_out: int) -> int:

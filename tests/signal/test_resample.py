@@ -1,5 +1,7 @@
 """Times, band and delay of the resampler."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,19 @@ def test_long_runs_do_not_drift() -> None:
     out = transform(tone(998.42, 10, start=start))
     first = out.t0 - (T0 + start / 998.42)
     assert -1e-6 < first < 1 / 256
+
+
+def test_a_long_chunk_takes_little_memory() -> None:
+    """Seconds of a fast stream are resampled in less than four times the memory of its samples in float64."""
+    info = stream(16384, [f"ch{i}" for i in range(16)])
+    transform, chunk = Resampler(info, 256, pass_hz=60, stop_hz=125.25), as_chunk(info, noise(3 * 16384, 16))
+    tracemalloc.start()
+    try:
+        transform(chunk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * chunk.data.size * 8
 
 
 def test_missing_samples_are_shared_out() -> None:
