@@ -97,7 +97,7 @@ class Chunk:
         t0: LSL time of the first sample, delays of filters and resampling already subtracted.
         t_arrived: LSL time at which the newest sample reached this process.
         run: changes at every gap or reconnect; state of transforms never crosses it.
-        n_missing: samples of this chunk that were filled in, not measured.
+        n_missing: samples of this chunk that were filled in, not measured; in a chunk of a source they are the first.
     """
 
     info: StreamInfo

@@ -113,27 +113,28 @@ class Aligner:
                     self._given_up += stop - start
                 else:
                     rows_of_part = [rows[start:stop] for rows in found]
-                    yield self._joined(_part(chunk, start, stop), rows_of_part, tuple(runs[start].tolist()))
+                    yield from self._joined(_part(chunk, start, stop), rows_of_part, tuple(runs[start].tolist()))
             self._first.popleft()
             if known < chunk.n_times:
                 self._first.appendleft(_part(chunk, known, chunk.n_times))
 
-    def _joined(self, chunk: Chunk, found: Sequence[IntArray], runs: tuple[int, ...]) -> Chunk:
-        """A chunk of the first stream with its partners beside it."""
+    def _joined(self, chunk: Chunk, found: Sequence[IntArray], runs: tuple[int, ...]) -> Iterator[Chunk]:
+        """A chunk of the first stream with its partners beside it, parted so that filled samples are the first."""
         follows = (chunk.run, *runs, chunk.start)
         self._run += follows != self._expected
         self._expected = (*follows[:-1], chunk.start + chunk.n_times)
         taken = [other.take(_times(chunk), rows) for other, rows in zip(self._others, found, strict=True)]
         filled = np.any([_filled(chunk), *(filled for _, filled in taken)], axis=0)
-        return Chunk(
+        joined = replace(
+            chunk,
             info=self.info,
             data=np.concatenate([chunk.data, *(data for data, _ in taken)], axis=1, dtype=np.float64),
-            start=chunk.start,
-            t0=chunk.t0,
             t_arrived=self._now,
             run=self._run,
-            n_missing=int(np.count_nonzero(filled)),
         )
+        gaps = 1 + np.flatnonzero(filled[1:] & ~filled[:-1])
+        for start, stop in pairwise([0, *gaps.tolist(), len(filled)]):
+            yield replace(_part(joined, start, stop), n_missing=int(np.count_nonzero(filled[start:stop])))
 
     def _give_up(self) -> None:
         """Drop what has waited too long and what nothing more can need."""

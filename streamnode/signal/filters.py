@@ -18,6 +18,7 @@ import scipy  # its signal module takes a second to import, which a node spends 
 from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
+from streamnode.signal.filled import Filled
 from streamnode.types import Chunk, Float64Array, StreamInfo
 
 BoolArray = NDArray[np.bool_]
@@ -175,6 +176,7 @@ class LinearPhaseLowpass:
     def reset(self) -> None:
         """Start again from the next sample."""
         self._past: Float64Array | None = None
+        self._filled = Filled()
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """Filter the next samples, in float64; the output carries the indices and times of the input it stands for."""
@@ -182,7 +184,7 @@ class LinearPhaseLowpass:
             if chunk.n_times == 0:
                 return replace(chunk, info=self.info, data=chunk.data.astype(np.float64))
             self._past = np.repeat(chunk.data[:1].astype(np.float64), self._delay, axis=0)
-        shift = self._delay - len(self._past)
+        start = chunk.start + self._delay - len(self._past)
         data = np.concatenate([self._past, chunk.data])
         n_out = max(0, len(data) - 2 * self._delay)
         if n_out:
@@ -190,17 +192,29 @@ class LinearPhaseLowpass:
         else:
             filtered = np.empty((0, data.shape[1]))
         self._past = data[n_out:].copy()
+        self._filled.add(chunk)
         return replace(
-            chunk, info=self.info, data=filtered, start=chunk.start + shift, t0=chunk.t0 + shift / self.info.sfreq
+            chunk,
+            info=self.info,
+            data=filtered,
+            start=start,
+            t0=chunk.t0 + (start - chunk.start) / self.info.sfreq,
+            n_missing=self._filled.take(start, start + n_out),
         )
 
     def state(self) -> State:
         """All that is remembered, as arrays."""
-        return {} if self._past is None else {"past": self._past.copy()}
+        if self._past is None:
+            return {}
+        filled = np.array(self._filled.spans, dtype=np.int64).reshape(-1, 2)
+        return {"past": self._past.copy(), "filled": filled}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken."""
-        self._past = state["past"].copy() if state else None
+        self.reset()
+        if state:
+            self._past = state["past"].copy()
+            self._filled.spans = [(first, end) for first, end in state["filled"].tolist()]
 
 
 def _windows(data: Float64Array, n_times: int) -> Float64Array:

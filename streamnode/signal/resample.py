@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
+from streamnode.signal.filled import Filled
 from streamnode.signal.filters import State
 from streamnode.types import Chunk, Float64Array, StreamInfo
 
@@ -77,7 +78,7 @@ class Resampler:
         """Start again from the next sample."""
         self._past: Float64Array | None = None
         self._next = 0
-        self._missing = 0
+        self._filled = Filled(self._up, self._down)
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """Resample the next samples, in float64; yields what can be known by now, which may be nothing."""
@@ -85,6 +86,7 @@ class Resampler:
             self._next = -(-chunk.start * self._up // self._down)
             if chunk.n_times:
                 self._past = np.repeat(chunk.data[:1].astype(np.float64), self._bank.shape[1] - 1, axis=0)
+        self._filled.add(chunk)
         data = self._filter(chunk)
         position = self._next * self._down - chunk.start * self._up
         out = replace(
@@ -93,7 +95,7 @@ class Resampler:
             data=data,
             start=self._next,
             t0=chunk.t0 + position / (self._up * self._sfreq_in),
-            n_missing=self._share_missing(chunk.n_missing, len(data)),
+            n_missing=self._filled.take(self._next, self._next + len(data)),
         )
         self._next += len(data)
         return out
@@ -102,15 +104,16 @@ class Resampler:
         """All that is remembered, as arrays."""
         if self._past is None:
             return {}
-        counts = np.array([self._next, self._missing], dtype=np.int64)
-        return {"past": self._past.copy(), "counts": counts}
+        filled = np.array(self._filled.spans, dtype=np.int64).reshape(-1, 2)
+        return {"past": self._past.copy(), "next": np.array(self._next), "filled": filled}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `state` was taken."""
         self.reset()
         if state:
             self._past = state["past"].copy()
-            self._next, self._missing = (int(count) for count in state["counts"])
+            self._next = int(state["next"])
+            self._filled.spans = [(first, end) for first, end in state["filled"].tolist()]
 
     def _filter(self, chunk: Chunk) -> Float64Array:
         """`(n_out, n_chans)`: all outputs, from the next on, whose newest tap meets a sample that is here."""
@@ -128,13 +131,6 @@ class Resampler:
             windows = data.take(row[some, np.newaxis] + np.arange(1 - n_taps, 1), axis=0)
             np.einsum("nkc,nk->nc", windows, self._bank[phase[some]], out=resampled[some])
         return resampled
-
-    def _share_missing(self, n_missing: int, n_out: int) -> int:
-        """How many of the outgoing samples count as missing; fractions are kept for the next chunk."""
-        self._missing += n_missing * self._up
-        share = min(self._missing // self._down, n_out)
-        self._missing -= share * self._down
-        return share
 
 
 def _ratio(info: StreamInfo, sfreq_out: float) -> tuple[int, int, float]:

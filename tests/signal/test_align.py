@@ -308,6 +308,15 @@ def test_missing_samples_are_carried() -> None:
     assert sum(chunk.n_missing for chunk in joined) == 2 + 3 + 8
 
 
+def test_missing_samples_are_the_first() -> None:
+    """As in a chunk of any source, those of a joined one begin it, so that what comes later knows where they are."""
+    other = list(cut(as_chunk(B, noise(100, 3)), [30]))
+    other[1] = replace(other[1], n_missing=8)
+    joined = feed(Aligner([A, B], max_wait_s=10.0), [(0, as_chunk(A, noise(100, 2))), *((1, chunk) for chunk in other)])
+    assert [(chunk.start, chunk.n_missing) for chunk in joined if chunk.n_missing] == [(30, 8)]
+    join(joined)
+
+
 @pytest.mark.parametrize(("offset", "nearest"), [(-0.1, 20), (0.1, 20), (0.6, 21)])
 def test_a_missing_sample_is_missing_at_its_time(offset: float, nearest: int) -> None:
     """What another stream lacks is missing from the joined sample nearest in time."""
