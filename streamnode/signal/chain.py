@@ -7,18 +7,17 @@ first order and far below the band, the notch is narrow, and what limits the ban
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
 from streamnode.montage import clean_name, some
 from streamnode.signal.channels import Bipolar, Pick, Rereference
-from streamnode.signal.filters import LinearPhaseLowpass, SosFilter, State, cascade, highpass, notch
+from streamnode.signal.filters import LinearPhaseLowpass, SosFilter, cascade, highpass, notch
 from streamnode.signal.resample import Resampler
 from streamnode.types import Chunk, ModelSpec, StreamInfo, Transform
 
@@ -34,19 +33,6 @@ class Step(Transform, Protocol):
     @property
     def label(self) -> str:
         """The transform in words."""
-        ...
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A step that remembers some of the past."""
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        ...
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in a step built alike."""
         ...
 
 
@@ -87,25 +73,6 @@ class Chain:
         for step in self._steps:
             chunk = step(chunk)
         return chunk
-
-    def state(self) -> State:
-        """All that is remembered, as arrays, each under the number of its step and its name there."""
-        if self._run is None:
-            return {}
-        kept = {f"{i}.{name}": array for i, step in self._stateful() for name, array in step.state().items()}
-        return {"run": np.array(self._run), **kept}
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in a chain built alike."""
-        self.reset()
-        if state:
-            self._run = int(state["run"])
-        for i, step in self._stateful():
-            prefix = f"{i}."
-            step.restore({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
-
-    def _stateful(self) -> Iterator[tuple[int, Stateful]]:
-        return ((i, step) for i, step in enumerate(self._steps) if isinstance(step, Stateful))
 
 
 def _in_fewer_calls(steps: Iterable[Step]) -> Iterator[Step]:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from streamnode.errors import ContractError
-from streamnode.signal.filters import State
 from streamnode.signal.ring import RingBuffer
 from streamnode.types import Chunk, Clock, Epoch, Float32Array, StreamInfo
 
@@ -64,34 +57,6 @@ class Epocher:
             if self._ring.end == self._due:
                 epochs.append(self._cut(chunk))
         return epochs
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        seq = np.array(self._seq)
-        if self._run is None:
-            return {"seq": seq}
-        spans = [(gap.start, gap.n_times, gap.n_missing) for gap in self._gaps]
-        return {
-            "seq": seq,
-            "counts": np.array([self._run, self._due, self._ring.end], dtype=np.int64),
-            "settled": np.array(self._settled),
-            "gaps": np.array(spans, dtype=np.int64).reshape(-1, 3),
-            "rows": self._ring.window(self._ring.first, self._ring.end).copy(),
-        }
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in an epocher built alike."""
-        self._seq, self._run = int(state["seq"]), None
-        if "counts" not in state:
-            return
-        self._run, self._due, end = (int(count) for count in state["counts"])
-        self._settled = float(state["settled"])
-        self._gaps = [
-            Chunk(self.info, np.empty((n_times, 0)), start, 0.0, 0.0, self._run, n_missing)
-            for start, n_times, n_missing in state["gaps"].tolist()
-        ]
-        self._ring.reset(end - len(state["rows"]))
-        self._ring.append(state["rows"])
 
     def _begin(self, chunk: Chunk) -> None:
         self._run = chunk.run

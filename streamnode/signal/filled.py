@@ -13,14 +13,11 @@ class Filled:
     Args:
         up: by how much the transform raises the rate ...
         down: ... and by how much it then lowers it.
-
-    Attributes:
-        spans: the outgoing samples that are filled in, in order, each from its first up to that after its last.
     """
 
     def __init__(self, up: int = 1, down: int = 1) -> None:
         self._up, self._down = up, down
-        self.spans: list[tuple[int, int]] = []
+        self._spans: list[tuple[int, int]] = []  # of outgoing samples, from the first up to that after the last
 
     def add(self, chunk: Chunk) -> None:
         """Take note of the next incoming samples."""
@@ -28,10 +25,10 @@ class Filled:
             return
         first = chunk.start * self._up // self._down
         end = -(-(chunk.start + chunk.n_missing) * self._up // self._down)
-        self.spans.append((max(first, self.spans[-1][1]) if self.spans else first, end))
+        self._spans.append((max(first, self._spans[-1][1]) if self._spans else first, end))
 
     def take(self, start: int, stop: int) -> int:
         """How many of the next outgoing samples, from `start` up to `stop`, are filled in, if only in part."""
-        n_filled = sum(max(0, min(end, stop) - max(first, start)) for first, end in self.spans)
-        self.spans = [(first, end) for first, end in self.spans if end > stop]
+        n_filled = sum(max(0, min(end, stop) - max(first, start)) for first, end in self._spans)
+        self._spans = [(first, end) for first, end in self._spans if end > stop]
         return n_filled

@@ -8,10 +8,9 @@ never recover; each channel starts with its own first finite sample, so that a d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 import scipy  # its signal module takes a second to import, which a node spends better on finding its stream
@@ -22,8 +21,6 @@ from streamnode.signal.filled import Filled
 from streamnode.types import Chunk, Float64Array, StreamInfo
 
 BoolArray = NDArray[np.bool_]
-State = dict[str, NDArray[Any]]
-"""What a transform remembers of the past, under names of its own; empty when that is nothing."""
 
 _SETTLED = 0.05  # of a transient: what is left of the slowest mode when a filter counts as settled
 
@@ -70,16 +67,6 @@ class SosFilter:
         self._all_started = not np.isnan(self._held).any()
         return replace(chunk, info=self.info, data=data)
 
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        return {} if np.isnan(self._held).all() else {"sections": self._state.copy(), "held": self._held.copy()}
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken."""
-        self.reset()
-        if state:
-            self._state, self._held = state["sections"].copy(), state["held"].copy()
-
     def _stretches(self, bridged: Float64Array, finite: BoolArray) -> Iterator[slice]:
         """The rows between which no channel starts; one that does gets the state of its first sample."""
         waiting = np.isnan(self._held)
@@ -115,17 +102,9 @@ def cascade(filters: Sequence[SosFilter]) -> SosFilter:
 
 def highpass(info: StreamInfo, l_freq: float, order: int) -> SosFilter:
     """Butterworth high-pass, -3 dB at `l_freq` Hz. Raises `ContractError` if that does not fit the stream."""
-    return _butterworth(info, "highpass", [l_freq], order)
-
-
-def lowpass(info: StreamInfo, h_freq: float, order: int) -> SosFilter:
-    """Butterworth low-pass, -3 dB at `h_freq` Hz. Raises `ContractError` if that does not fit the stream."""
-    return _butterworth(info, "lowpass", [h_freq], order)
-
-
-def bandpass(info: StreamInfo, l_freq: float, h_freq: float, order: int) -> SosFilter:
-    """Butterworth band-pass, -3 dB at both edges. Raises `ContractError` if they do not fit the stream."""
-    return _butterworth(info, "bandpass", [l_freq, h_freq], order)
+    _check_edge(info, "high-pass", l_freq)
+    sos = scipy.signal.butter(order, l_freq, "highpass", output="sos", fs=info.sfreq)
+    return SosFilter(info, sos, f"high-pass {l_freq:g} Hz, Butterworth {order}")
 
 
 def notch(info: StreamInfo, notch_hz: float, q: float, harmonics: int | None = None) -> SosFilter:
@@ -141,7 +120,7 @@ def notch(info: StreamInfo, notch_hz: float, q: float, harmonics: int | None = N
     Raises:
         ContractError: `notch_hz` does not fit the stream.
     """
-    _check_edges(info, "notch", [notch_hz])
+    _check_edge(info, "notch", notch_hz)
     below_nyquist = math.ceil(info.sfreq / 2 / notch_hz) - 1
     count = below_nyquist if harmonics is None else min(harmonics, below_nyquist)
     sections = [np.concatenate(scipy.signal.iirnotch(notch_hz * k, q, fs=info.sfreq)) for k in range(1, count + 1)]
@@ -164,7 +143,7 @@ class LinearPhaseLowpass:
     """
 
     def __init__(self, info: StreamInfo, edge_hz: float, transition_hz: float) -> None:
-        _check_edges(info, "low-pass", [edge_hz])
+        _check_edge(info, "low-pass", edge_hz)
         n_taps = math.ceil(3.3 * info.sfreq / transition_hz) | 1
         self.info = info
         self._taps = scipy.signal.firwin(n_taps, edge_hz, window="hamming", fs=info.sfreq)
@@ -202,20 +181,6 @@ class LinearPhaseLowpass:
             n_missing=self._filled.take(start, start + n_out),
         )
 
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        if self._past is None:
-            return {}
-        filled = np.array(self._filled.spans, dtype=np.int64).reshape(-1, 2)
-        return {"past": self._past.copy(), "filled": filled}
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken."""
-        self.reset()
-        if state:
-            self._past = state["past"].copy()
-            self._filled.spans = [(first, end) for first, end in state["filled"].tolist()]
-
 
 def _windows(data: Float64Array, n_times: int) -> Float64Array:
     """All windows of so many samples, `(n_windows, n_chans, n_times)`: a view, as numpy's `sliding_window_view`.
@@ -227,22 +192,12 @@ def _windows(data: Float64Array, n_times: int) -> Float64Array:
     return np.ndarray((len(data) - n_times + 1, data.shape[1], n_times), data.dtype, data, 0, (rows, columns, rows))
 
 
-def _butterworth(
-    info: StreamInfo, btype: Literal["highpass", "lowpass", "bandpass"], edges_hz: Sequence[float], order: int
-) -> SosFilter:
-    kind = btype.replace("pass", "-pass")
-    _check_edges(info, kind, edges_hz)
-    edges = edges_hz if btype == "bandpass" else edges_hz[0]
-    sos = scipy.signal.butter(order, edges, btype, output="sos", fs=info.sfreq)
-    return SosFilter(info, sos, f"{kind} {'-'.join(f'{edge:g}' for edge in edges_hz)} Hz, Butterworth {order}")
-
-
-def _check_edges(info: StreamInfo, kind: str, edges_hz: Sequence[float]) -> None:
+def _check_edge(info: StreamInfo, kind: str, edge_hz: float) -> None:
     nyquist = info.sfreq / 2
-    if not all(low < high for low, high in zip([0.0, *edges_hz], [*edges_hz, nyquist], strict=True)):
+    if not 0 < edge_hz < nyquist:
         raise ContractError(
-            f"a {kind} at {' to '.join(f'{edge:g}' for edge in edges_hz)} Hz does not fit stream {info.name!r} of "
-            f"{info.sfreq:g} Hz: choose frequencies that rise from above 0 to below {nyquist:g} Hz"
+            f"a {kind} at {edge_hz:g} Hz does not fit stream {info.name!r} of {info.sfreq:g} Hz: choose a frequency "
+            f"between 0 and {nyquist:g} Hz"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.polynomial.legendre import legval
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
 from streamnode.types import Float32Array, Float64Array, Montage, Quality
@@ -79,14 +79,12 @@ def repair(data: Float32Array, montage: Montage, quality: Quality, policy: Polic
     return Repair(repaired, every)
 
 
-def interpolation_matrix(montage: Montage, bad: Sequence[int], origin: ArrayLike | None = None) -> Float64Array:
-    """The matrix that replaces bad channels by spherical splines through the good ones.
+def interpolation_matrix(montage: Montage, bad: Sequence[int]) -> Float64Array:
+    """The matrix that replaces bad channels by spherical splines through the good ones, on `sphere_origin`'s sphere.
 
     Args:
         montage: channels and positions.
         bad: indices of the bad channels.
-        origin: centre of the sphere, metres in the head frame; None fits it to the electrodes, as MNE-Python's
-            `origin="auto"` does: see `sphere_origin`.
 
     Returns:
         `(n_chans, n_chans)`, to be multiplied by `(n_chans, n_times)`: rows of good channels are those of the unit
@@ -95,12 +93,11 @@ def interpolation_matrix(montage: Montage, bad: Sequence[int], origin: ArrayLike
     Raises:
         ContractError: a channel has no position, or fewer than `MIN_GOOD` are good.
     """
-    centre = None if origin is None else tuple(np.asarray(origin, dtype=np.float64).tolist())
-    return _matrix(montage, tuple(sorted(set(bad))), centre)
+    return _matrix(montage, tuple(sorted(set(bad))))
 
 
 def sphere_origin(montage: Montage) -> Float64Array:
-    """Centre of the sphere that fits the electrodes best, `(3,)` metres in the head frame.
+    """Centre of the sphere that fits the electrodes best, `(3,)` metres in the head frame: MNE-Python's `auto`.
 
     Least squares over all electrodes, bad ones too, but those on the face (in front of the ears and below them). With
     no more than ten of these the centre of the average head, `FIXED_ORIGIN`: there MNE-Python still fits, but warns.
@@ -115,14 +112,14 @@ def sphere_origin(montage: Montage) -> Float64Array:
 
 
 @lru_cache(maxsize=64)
-def _matrix(montage: Montage, bad: tuple[int, ...], origin: tuple[float, ...] | None) -> Float64Array:
+def _matrix(montage: Montage, bad: tuple[int, ...]) -> Float64Array:
     rows = np.array(bad, dtype=np.intp)
     good = np.delete(np.arange(montage.n_chans), rows)
     _check(montage, len(good))
     matrix = np.zeros((montage.n_chans, montage.n_chans))
     matrix[good, good] = 1.0
     if bad:
-        rays = montage.ch_pos - (sphere_origin(montage) if origin is None else np.array(origin))
+        rays = montage.ch_pos - sphere_origin(montage)
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         matrix[np.ix_(rows, good)] = _spline(rays[good], rays[rows])
     matrix.flags.writeable = False

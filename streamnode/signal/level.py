@@ -6,15 +6,12 @@ so an epoch takes along that of what there is: of all signal so far, or of what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamnode.montage import clean_name
-from streamnode.signal.filters import State
 from streamnode.signal.quality import assess
 from streamnode.types import Epoch, Float32Array, FloatArray, StreamInfo
 
@@ -97,17 +94,13 @@ class RunningStd:
 
     def __init__(self, info: StreamInfo, counting: Counting) -> None:
         self._info, self._counting = info, counting
-        self.reset()
+        self._squares, self._n_times = Squares(), 0
+        self._run, self._end = -1, 0
 
     @property
     def label(self) -> str:
         """What happens, in words."""
         return f"one standard deviation of all channels so far, settling until it is that of {WARM_UP_S:g} s"
-
-    def reset(self) -> None:
-        """Forget all past samples."""
-        self._squares, self._n_times = Squares(), 0
-        self._run, self._end = -1, 0
 
     def __call__(self, epoch: Epoch) -> Epoch:
         """The epoch with its `std_uv`; epochs come in the order in which they were cut."""
@@ -133,13 +126,3 @@ class RunningStd:
         new: int = min(n_times, max(0, stop - self._end))
         self._end = max(stop, self._end)
         return new
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        counts = (self._squares.count, self._n_times, self._run, self._end)
-        return {"total": np.array(self._squares.total), "counts": np.array(counts, dtype=np.int64)}
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in one built alike."""
-        count, self._n_times, self._run, self._end = (int(number) for number in state["counts"])
-        self._squares = Squares(float(state["total"]), count)

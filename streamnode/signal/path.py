@@ -9,18 +9,15 @@ causally filtered samples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, Literal, Protocol, Unpack
+from typing import Literal, Protocol, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
 from streamnode.signal.chain import Chain, Wishes, band, build_chain, build_montage
 from streamnode.signal.epochs import Epocher
-from streamnode.signal.filters import State
 from streamnode.signal.level import Counting, RunningStd
 from streamnode.signal.markers import MarkerEpocher
 from streamnode.signal.offline import Preprocessing
@@ -85,41 +82,17 @@ class CausalEpochs:
         self.settling_s = chain.settling_s
         self._chain = chain
         self._std = None if counting is None else RunningStd(chain.info, counting)
-        self._new_epocher = partial(
-            Epocher, chain.info, n_times=n_times, hop=hop, clock=clock, settling_s=chain.settling_s
+        self._epocher = Epocher(
+            chain.info, n_times=n_times, hop=hop, clock=clock, settling_s=chain.settling_s, first_seq=first_seq
         )
-        self._epocher = self._new_epocher(first_seq=first_seq)
-        self._seq = first_seq
 
     def describe(self) -> tuple[str, ...]:
         """Every step in words, in order."""
         return _with_std(self._chain, self._std)
 
-    def reset(self) -> None:
-        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
-        self._chain.reset()
-        self._epocher = self._new_epocher(first_seq=self._seq)
-        if self._std is not None:
-            self._std.reset()
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        std = {} if self._std is None else self._std.state()
-        return _join(transforms=self._chain.state(), epochs=self._epocher.state(), std=std)
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in a path built alike."""
-        epochs = _part(state, "epochs")
-        self._chain.restore(_part(state, "transforms"))
-        self._epocher.restore(epochs)
-        self._seq = int(epochs["seq"])
-        if self._std is not None:
-            self._std.restore(_part(state, "std"))
-
     def __call__(self, chunk: Chunk) -> list[Epoch]:
         """Take in the next samples and return the epochs they complete, in order."""
         epochs = self._epocher(self._chain(chunk))
-        self._seq += len(epochs)
         return epochs if self._std is None else list(map(self._std, epochs))
 
 
@@ -185,20 +158,6 @@ class WindowEpochs:
         scope = f"each epoch with {self.settling_s:g} s before{after}"
         std = ("one standard deviation of all channels there",) if self._epocher.measures_std else ()
         return (*self._montage.describe(), scope, *self._prepare.labels, *std)
-
-    def reset(self) -> None:
-        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
-        self._montage.reset()
-        self._epocher.reset()
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        return _join(transforms=self._montage.state(), epochs=self._epocher.state())
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, in a path built alike."""
-        self._montage.restore(_part(state, "transforms"))
-        self._epocher.restore(_part(state, "epochs"))
 
     def __call__(self, chunk: Chunk) -> list[Epoch]:
         """Take in the next samples and return the epochs they complete, in order."""
@@ -343,12 +302,3 @@ def build_marker_epochs(
 def _with_std(chain: Chain, std: RunningStd | None) -> tuple[str, ...]:
     """The transforms in words, and what epochs take along."""
     return chain.describe() if std is None else (*chain.describe(), std.label)
-
-
-def _join(**parts: State) -> State:
-    return {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
-
-
-def _part(state: Mapping[str, NDArray[Any]], part: str) -> State:
-    prefix = f"{part}."
-    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

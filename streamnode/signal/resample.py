@@ -8,17 +8,13 @@ the axis of the input; the delay is how much later it can be known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
 from streamnode.signal.filled import Filled
-from streamnode.signal.filters import State
 from streamnode.types import Chunk, Float64Array, StreamInfo
 
 _HALF = 1.6  # half the length of the filter times the width of its transition: enough for 60 dB and 0.1 dB
@@ -99,21 +95,6 @@ class Resampler:
         )
         self._next += len(data)
         return out
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        if self._past is None:
-            return {}
-        filled = np.array(self._filled.spans, dtype=np.int64).reshape(-1, 2)
-        return {"past": self._past.copy(), "next": np.array(self._next), "filled": filled}
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken."""
-        self.reset()
-        if state:
-            self._past = state["past"].copy()
-            self._next = int(state["next"])
-            self._filled.spans = [(first, end) for first, end in state["filled"].tolist()]
 
     def _filter(self, chunk: Chunk) -> Float64Array:
         """`(n_out, n_chans)`: all outputs, from the next on, whose newest tap meets a sample that is here."""

@@ -15,15 +15,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamnode.errors import ContractError
-from streamnode.signal.filters import BoolArray, State
+from streamnode.signal.filters import BoolArray
 from streamnode.signal.level import Counting, Squares
 from streamnode.signal.offline import Preprocessing
 from streamnode.types import Chunk, Clock, Epoch, Float32Array, Float64Array, FloatArray, StreamInfo
@@ -81,10 +78,6 @@ class WindowEpocher:
         self._gaps: deque[_Gap] = deque()
         self._seq = first_seq
         self._counting = counting
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all past samples; the next epoch begins with the next sample. Its number goes on."""
         self._run: int | None = None
         self._origin = self._cut_so_far = 0
 
@@ -105,30 +98,6 @@ class WindowEpocher:
                 epochs.append(self._cut(chunk))
                 self._cut_so_far += 1
         return epochs
-
-    def state(self) -> State:
-        """All that is remembered, as arrays."""
-        if self._run is None:
-            return {"seq": np.array(self._seq)}
-        counts = (self._seq, self._run, self._origin, self._cut_so_far, self._tail.end)
-        gaps = [(gap.start, gap.stop, gap.n_missing) for gap in self._gaps]
-        return {
-            "seq": np.array(self._seq),
-            "counts": np.array(counts, dtype=np.int64),
-            "gaps": np.array(gaps, dtype=np.int64).reshape(-1, 3),
-            "rows": self._tail.window(self._tail.first, self._tail.end).copy(),
-        }
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken."""
-        self.reset()
-        self._seq = int(state["seq"])
-        if "counts" not in state:
-            return
-        self._seq, self._run, self._origin, self._cut_so_far, end = (int(count) for count in state["counts"])
-        self._gaps = deque(_Gap(*map(int, gap)) for gap in state["gaps"])
-        self._tail.reset(end - len(state["rows"]))
-        self._tail.append(state["rows"])
 
     @property
     def measures_std(self) -> bool:

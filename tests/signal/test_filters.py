@@ -7,7 +7,7 @@ import pytest
 from scipy import signal
 
 from streamnode.errors import ContractError
-from streamnode.signal.filters import LinearPhaseLowpass, SosFilter, bandpass, cascade, highpass, lowpass, notch
+from streamnode.signal.filters import LinearPhaseLowpass, SosFilter, cascade, highpass, notch
 from streamnode.types import Float64Array, StreamInfo, Transform
 from tests.signal import as_chunk, cut, noise, stream
 
@@ -26,21 +26,10 @@ def gain_db(transform: Transform, *freqs_hz: float) -> Float64Array:
     return np.array(gains)
 
 
-@pytest.mark.parametrize(
-    ("transform", "edges"),
-    [(highpass(INFO, 2, 1), [2]), (lowpass(INFO, 40, 4), [40]), (bandpass(INFO, 2, 40, 4), [2, 40])],
-)
-def test_butterworth_edges_are_3_db_down(transform: Transform, edges: list[float]) -> None:
-    """Butterworth filters are 3 dB down at their edges, whatever their order."""
-    np.testing.assert_allclose(gain_db(transform, *edges), -3.01, atol=0.02)
-
-
-def test_butterworth_passes_and_stops() -> None:
-    """A band-pass leaves the middle of its band alone and keeps out what is far from it."""
-    inside, below, above = gain_db(bandpass(INFO, 2, 40, 4), 10, 0.2, 110)
-    assert abs(inside) < 0.01
-    assert below < -60
-    assert above < -60
+@pytest.mark.parametrize("order", [1, 4])
+def test_highpass_is_3_db_down_at_its_edge(order: int) -> None:
+    """A Butterworth high-pass is 3 dB down at its edge, whatever its order, and leaves alone what is far above."""
+    np.testing.assert_allclose(gain_db(highpass(INFO, 2, order), 2, 60), [-3.01, 0], atol=0.02)
 
 
 def test_notch_removes_mains_and_harmonics_only() -> None:
@@ -154,8 +143,7 @@ def test_each_channel_starts_at_its_own_first_sample(sizes: list[int]) -> None:
     ("build", "message"),
     [
         (lambda info: highpass(info, 0, 1), "a high-pass at 0 Hz does not fit stream 'amp' of 256 Hz"),
-        (lambda info: lowpass(info, 128, 4), "choose frequencies that rise from above 0 to below 128 Hz"),
-        (lambda info: bandpass(info, 40, 1, 4), "a band-pass at 40 to 1 Hz does not fit"),
+        (lambda info: highpass(info, 128, 4), "choose a frequency between 0 and 128 Hz"),
         (lambda info: notch(info, 200, 75), "a notch at 200 Hz does not fit"),
         (lambda info: LinearPhaseLowpass(info, 130, 30), "a low-pass at 130 Hz does not fit"),
     ],

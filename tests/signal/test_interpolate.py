@@ -24,7 +24,7 @@ def eeg(ch_names: tuple[str, ...] = CH_NAMES_32) -> Float32Array:
     return np.ascontiguousarray(SyntheticEeg(ch_names, seed=3).take(1280).T)
 
 
-def interpolated_by_mne(data: Float64Array, montage: Montage, bad: list[int], origin: object) -> Float64Array:
+def interpolated_by_mne(data: Float64Array, montage: Montage, bad: list[int]) -> Float64Array:
     mne = pytest.importorskip("mne")
     info = mne.create_info(list(montage.ch_names), 256.0, "eeg")
     places = dict(zip(montage.ch_names, montage.ch_pos, strict=True))
@@ -33,11 +33,10 @@ def interpolated_by_mne(data: Float64Array, montage: Montage, bad: list[int], or
     raw.info["bads"] = [montage.ch_names[index] for index in bad]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your spherical fit is poor", RuntimeWarning)
-        raw.interpolate_bads(origin=origin, method={"eeg": "spline"}, verbose="error")
+        raw.interpolate_bads(method={"eeg": "spline"}, verbose="error")
     return np.asarray(raw.get_data())
 
 
-@pytest.mark.parametrize("origin", ["auto", FIXED_ORIGIN], ids=["auto", "fixed"])
 @pytest.mark.parametrize(
     ("ch_names", "cap", "bad"),
     [
@@ -49,12 +48,12 @@ def interpolated_by_mne(data: Float64Array, montage: Montage, bad: list[int], or
     ],
     ids=["32", "64", "64 with 13 bad", "two at one place", "biosemi128"],
 )
-def test_equals_mne(origin: object, ch_names: tuple[str, ...], cap: str | None, bad: list[int]) -> None:
-    """The matrix makes of any data what MNE's `interpolate_bads` does, to 1e-6, with either origin."""
+def test_equals_mne(ch_names: tuple[str, ...], cap: str | None, bad: list[int]) -> None:
+    """The matrix makes of any data what MNE's `interpolate_bads` does, to 1e-6."""
     montage = make_montage(ch_names, cap=cap)
     data = 20 * np.random.default_rng(0).standard_normal((montage.n_chans, 300))
-    expected = interpolated_by_mne(data, montage, bad, origin)
-    matrix = interpolation_matrix(montage, bad, None if origin == "auto" else FIXED_ORIGIN)
+    expected = interpolated_by_mne(data, montage, bad)
+    matrix = interpolation_matrix(montage, bad)
     np.testing.assert_allclose(matrix @ data, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 

@@ -177,20 +177,6 @@ def test_it_is_that_of_what_the_filters_let_through() -> None:
     assert last.std_uv == pytest.approx(pooled(rows[first:]), rel=1e-12)
 
 
-def test_a_path_goes_on_where_it_was() -> None:
-    """A snapshot carries the sums: the epochs after it are those of a path that was never left."""
-    data = eeg(24)
-    before, after = as_chunk(INFO, data[: 17 * SECOND]), as_chunk(INFO, data[17 * SECOND :], 17 * SECOND)
-    left = causal(Counting())
-    left(before)
-    successor = causal(Counting())
-    successor.restore(left.state())
-    assert stds(successor(after)) == stds(left(after))
-    successor.reset()
-    fresh = causal(Counting())
-    assert stds(successor(before)) == stds(fresh(before))
-
-
 def test_the_warm_up_is_marked_and_told() -> None:
     """Epochs are settling until 30 s have counted, also over a gap, and the path says so in words."""
     path, n_times = causal(Counting(), hop=5 * SECOND), 5 * SECOND

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamnode.signal.chain import Stateful, Step, build_chain
+from streamnode.signal.chain import Step, build_chain
 from streamnode.signal.channels import Bipolar, Pick, Rereference
-from streamnode.signal.filters import LinearPhaseLowpass, bandpass, highpass, lowpass, notch
+from streamnode.signal.filters import LinearPhaseLowpass, highpass, notch
 from streamnode.signal.resample import Resampler
 from streamnode.types import Chunk, StreamInfo, Transform
 from tests.signal import SPEC, T0, as_chunk, cut, join, noise, stream
@@ -21,8 +21,6 @@ STEPS: dict[str, Callable[[StreamInfo], Step]] = {
     "reference": lambda info: Rereference(info, ["C3", "C4"]),
     "bipolar": lambda info: Bipolar(info, ["C3-Cz", "Cz-C4"]),
     "highpass": lambda info: highpass(info, 0.5, order=1),
-    "lowpass": lambda info: lowpass(info, 40, order=4),
-    "bandpass": lambda info: bandpass(info, 1, 40, order=4),
     "notch": lambda info: notch(info, 50, q=30),
     "linear phase": lambda info: LinearPhaseLowpass(info, 84.4, 37.5),
     "500 to 256": lambda info: Resampler(info, 256, pass_hz=75),
@@ -114,44 +112,6 @@ def test_reset_is_as_good_as_new(build: Build) -> None:
     transform.reset()
     whole = as_chunk(INFO, noise(200), start=1000)
     assert_same(transform(whole), build(INFO)(whole))
-
-
-def test_a_chain_goes_on_where_it_was() -> None:
-    """A snapshot taken anywhere, even before the first sample, goes on in a new chain as if nothing had happened."""
-    whole = as_chunk(INFO, noise(900), start=77, run=3)
-    expected = build_chain(INFO, SPEC, reference="average", notch_hz=50)(whole)
-
-    @settings(max_examples=25, deadline=None)
-    @given(sizes=st.lists(st.integers(1, 4096), min_size=1, max_size=8), pauses=st.sets(st.integers(0, 20)))
-    def check(sizes: list[int], pauses: set[int]) -> None:
-        chain, outs = build_chain(INFO, SPEC, reference="average", notch_hz=50), []
-        for number, chunk in enumerate(cut(whole, sizes)):
-            if number in pauses:
-                state = chain.state()
-                chain(as_chunk(INFO, noise(50, seed=4), start=10**6, run=9))  # the snapshot shares nothing with it
-                chain = build_chain(INFO, SPEC, reference="average", notch_hz=50)
-                chain.restore(state)
-            outs.append(chain(chunk))
-        assert_same(join(outs), expected)
-
-    check()
-
-
-@pytest.mark.parametrize("name", ["highpass", "notch", "linear phase", "500 to 256", "500 to 998.42"])
-def test_a_transform_goes_on_where_it_was(name: str) -> None:
-    """Each transform that remembers the past can hand it on, as arrays alone."""
-    whole = as_chunk(INFO, noise(700), start=5)
-    first, second = cut(whole, [350])
-    transform, successor = STEPS[name](INFO), STEPS[name](INFO)
-    assert isinstance(transform, Stateful)
-    assert isinstance(successor, Stateful)
-    assert transform.state() == {}
-    before = transform(first)
-    successor.restore(transform.state())
-    assert all(isinstance(array, np.ndarray) for array in transform.state().values())
-    assert_same(join([before, successor(second)]), STEPS[name](INFO)(whole))
-    successor.restore({})
-    assert_same(successor(whole), STEPS[name](INFO)(whole))
 
 
 @each_transform

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 import streamnode
 from streamnode.errors import ContractError
 from streamnode.models.luna import SPEC as LUNA
-from streamnode.signal.offline import Preprocessing
 from streamnode.signal.path import CausalEpochs, Mode, RecordingEpochs, WindowEpochs, build_epochs
-from streamnode.signal.window import WindowEpocher
 from streamnode.sources.replay import read
 from streamnode.types import Chunk, Epoch, Float64Array, FloatArray, StreamInfo
 from tests.signal import SPEC, T0, as_chunk, cut, stream
@@ -116,16 +114,12 @@ def test_epochs_start_a_hop_apart_to_the_sample(mode: str, sfreq: float) -> None
 @settings(max_examples=8, deadline=None)
 @given(sizes=st.lists(st.integers(1, 4096), min_size=1, max_size=6))
 def test_any_chunking_is_the_whole(mode: str, sizes: list[int]) -> None:
-    """However a run is cut into chunks, every bit of every epoch is the same; after `reset` too."""
+    """However a run is cut into chunks, every bit of every epoch is the same."""
     info, raw = stream(160.0), walk(900)
     whole = as_chunk(info, raw, start=99)
     expected = run(path(info, mode), [whole])
     assert len(expected) > 10
-    used = path(info, mode)
-    assert_same(run(used, cut(whole, sizes)), expected)
-    used.reset()
-    again = run(used, cut(whole, sizes))
-    assert_same([replace(epoch, seq=epoch.seq - len(expected)) for epoch in again], expected)
+    assert_same(run(path(info, mode), cut(whole, sizes)), expected)
 
 
 @each_mode
@@ -157,46 +151,6 @@ def test_the_past_is_untouched_by_the_future(mode: str) -> None:
     other[500:] *= -3
     early = run(path(info, mode), [as_chunk(info, raw[:500])])
     assert_same(run(path(info, mode), [as_chunk(info, other)])[: len(early)], early)
-
-
-@settings(max_examples=10, deadline=None)
-@given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6), pause=st.integers(0, 12))
-def test_an_epocher_goes_on_where_it_was(sizes: list[int], pause: int) -> None:
-    """A snapshot, taken anywhere, goes on in an epocher built alike as if nothing had happened."""
-    info, whole = stream(160.0), as_chunk(stream(160.0), walk(900), start=40)
-    flagged = [replace(chunk, n_missing=min(2, chunk.n_times)) for chunk in cut(whole, sizes)]
-    expected = run(_epocher(info), flagged)
-    epocher, epochs = _epocher(info), []
-    for number, chunk in enumerate(flagged):
-        if number == pause:
-            state = epocher.state()
-            epocher = _epocher(info)
-            epocher.restore(state)
-        epochs += epocher(chunk)
-    assert_same(epochs, expected)
-
-
-@each_mode
-@settings(max_examples=8, deadline=None)
-@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=6), pause=st.integers(0, 12))
-def test_a_path_goes_on_where_it_was(mode: str, sizes: list[int], pause: int) -> None:
-    """A snapshot of a whole path, taken anywhere, goes on in one built alike as if nothing had happened."""
-    info, whole = stream(160.0), as_chunk(stream(160.0), walk(900), start=40)
-    flagged = [replace(chunk, n_missing=min(2, chunk.n_times)) for chunk in cut(whole, sizes)]
-    expected = run(path(info, mode), flagged)
-    current, epochs = path(info, mode), []
-    for number, chunk in enumerate(flagged):
-        if number == pause:
-            state = current.state()
-            current = path(info, mode)
-            current.restore(state)
-        epochs += current(chunk)
-    assert_same(epochs, expected)
-
-
-def _epocher(info: StreamInfo) -> WindowEpocher:
-    prepare = Preprocessing(info.sfreq, OFFLINE, 0.1, 75, 50)
-    return WindowEpocher(info, prepare, n_times=256, hop=100, margin_s=1.0, lookahead_s=0.1, clock=lambda: 0.0)
 
 
 def test_lookahead_is_declared() -> None:
