@@ -223,9 +223,9 @@ def _read_edf(path: Path, labels: Labels) -> Recording:
         raw, header = _opened(path, exclude_after_unique=True), EdfHeader.of(path)
         signals = dict(zip(raw.ch_names, header.signals, strict=True))
         is_eeg = [kind == "eeg" for kind in raw.get_channel_types()]
-    keep = [raw.ch_names[i] for i in labels.pick(raw.ch_names, is_eeg)]
+    kept = {raw.ch_names[i]: header.sfreq(signals[raw.ch_names[i]]) for i in labels.pick(raw.ch_names, is_eeg)}
+    sfreq, keep = _of_one_sfreq(path, kept, picked=bool(labels.picks))
     names = [labels.rename.get(label, label) for label in keep]
-    sfreq = _one_sfreq(path, {label: header.sfreq(signals[label]) for label in keep})
     factors = to_microvolts(path.name, names, [header.units[signals[label]] for label in keep])
     with _reading(path):
         if raw.info["sfreq"] != sfreq:  # MNE would resample to the fastest signal of the file, part by part
@@ -237,15 +237,18 @@ def _read_edf(path: Path, labels: Labels) -> Recording:
     return _recording(labels, names, sfreq, data, events=events, runs=runs)
 
 
-def _one_sfreq(path: Path, sfreqs: Mapping[str, float]) -> float:
-    """The rate of all these channels. Raises `ContractError` if they have several."""
+def _of_one_sfreq(path: Path, sfreqs: Mapping[str, float], *, picked: bool) -> tuple[float, list[str]]:
+    """The rate that most of these channels have, and which do. Raises `ContractError` if picked ones have several."""
     by_sfreq: dict[float, list[str]] = {}
     for label, sfreq in sfreqs.items():
         by_sfreq.setdefault(sfreq, []).append(label)
+    usual = max(by_sfreq, key=lambda sfreq: (len(by_sfreq[sfreq]), sfreq))
     if len(by_sfreq) > 1:
         found = "; ".join(f"{sfreq:g} Hz: {some(labels)}" for sfreq, labels in by_sfreq.items())
-        raise ContractError(f"{path} has channels of several rates ({found}): pick those of one")
-    return next(iter(by_sfreq))
+        if picked:
+            raise ContractError(f"{path} has channels of several rates ({found}): pick those of one")
+        _log.warning("%s has channels of several rates (%s): taken are those of %g Hz", path.name, found, usual)
+    return usual, by_sfreq[usual]
 
 
 def _opened(path: Path, **options: Any) -> Any:

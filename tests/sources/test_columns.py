@@ -104,13 +104,14 @@ def test_edf_of_mixed_rates_and_one_label(tmp_path: Path) -> None:
     np.testing.assert_array_equal(recording.data, eeg)
 
 
-def test_edf_whose_eeg_has_several_rates_is_refused(tmp_path: Path) -> None:
-    """Channels that were not sampled together are not played together: the error names the rates."""
+def test_edf_whose_eeg_seems_to_have_several_rates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Channels that were not sampled together are not played together: those of the usual rate are."""
     eeg, slow = whole_microvolts(256, 1), whole_microvolts(2, 1)
     path = write_edf(tmp_path / "a.edf", ("Cz", eeg[:, 0]), ("Light", slow[:, 0]), sfreqs=[128.0, 1.0])
+    np.testing.assert_array_equal(read(path).data, eeg)
+    assert "several rates (128 Hz: Cz; 1 Hz: Light): taken are those of 128 Hz" in caplog.text
     with pytest.raises(ContractError, match=r"several rates \(128 Hz: Cz; 1 Hz: Light\): pick those of one"):
-        read(path)
-    np.testing.assert_array_equal(read(path, picks=["Cz"]).data, eeg)
+        read(path, picks=["Cz", "Light"])
 
 
 # --- XDF ------------------------------------------------------------------------------------------------------------
